@@ -1,0 +1,3 @@
+"""MDI-Exit: run one multi-exit neural network across many small devices."""
+
+__version__ = "0.1.0"
