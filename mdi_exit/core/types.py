@@ -1,0 +1,135 @@
+"""The nouns of the decision core. Standard library only; every value that crosses a boundary is frozen.
+
+Names follow the MDI-Exit paper (Colocrese, Koyuncu, Seferoglu 2024); each symbol is given once, where it belongs.
+Exits and segments are numbered k = 1..K everywhere, as in the paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+TaskKey = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Run segment k on datum d: tau_k(d). The tensor it needs stays with the driver, under `key`."""
+
+    data_id: int  # d
+    attempt: int  # 0 at first; counts up each time the source submits the datum again
+    k: int  # the segment to run, 1..K
+    payload_bytes: int  # size of a_{k-1}(d), what travels when the task is handed over
+    hops: int = 0  # links crossed since it was last computed
+
+    @property
+    def key(self) -> TaskKey:
+        return (self.data_id, self.attempt, self.k)
+
+
+@dataclass(frozen=True, slots=True)
+class ExitReading:
+    """What an exit said of one datum: C_k(d), argmax b_k(d), and the entropy of softmax(b_k(d)) in nats."""
+
+    confidence: float
+    prediction: int
+    entropy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The end of one attempt at a datum, on its way to the source. `error` is None, or why there is no prediction."""
+
+    data_id: int
+    attempt: int
+    k: int  # the exit it left by, or the segment that failed
+    prediction: int
+    confidence: float
+    error: str | None = None
+
+
+class Outcome(str, Enum):
+    """What became of a datum, exactly one each. Conservation: offered = the sum of all four."""
+
+    COMPLETED = "completed"
+    SHED = "shed"  # refused at the door because the source was full
+    FAILED = "failed"  # could not be read or computed, also not after retries
+    LOST = "lost"  # no answer within every deadline, or by the end of the run
+
+
+class Arrival(Enum):
+    """How a task came to need a place to wait."""
+
+    ADMITTED = "admitted"  # a fresh datum at the source
+    RECEIVED = "received"  # from a neighbour
+    CONTINUED = "continued"  # its previous segment was computed here and did not exit
+    RETURNED = "returned"  # it could not be delivered, or came back
+
+
+class Side(Enum):
+    """Where a task waits: to be computed here, to be handed to a neighbour, or for whichever is free first."""
+
+    INPUT = "input"  # I_n
+    OUTPUT = "output"  # O_n
+    EITHER = "either"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """What a worker tells its neighbours of itself, on acknowledgements and as gossip."""
+
+    worker: str
+    sequence: int  # grows with every report of one epoch of this worker; an older one is ignored
+    epoch: int  # grows when the worker restarts
+    waiting: tuple[int, ...]  # tasks waiting to be computed there, per segment 1..K (sum = I_m)
+    output_queue: int  # O_m
+    compute_delay_s: float  # Gamma_m
+    thresholds_version: int
+
+    @property
+    def input_queue(self) -> int:
+        return sum(self.waiting)
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """What one worker must know of the graph; computed by `topology`, replaced whole when membership changes."""
+
+    version: int
+    toward_segment: tuple[tuple[str, ...], ...]  # [k-1]: neighbours that host k or are nearer to a worker that does
+    toward_source: tuple[str, ...]  # next hops for results, nearest first; empty at the source
+    report_to: tuple[str, ...]  # neighbours that may hand tasks to this worker
+    peers: tuple[str, ...]  # every neighbour, in either direction
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on everything that could grow, each with its reason."""
+
+    waiting_max: int = 10_000  # tasks waiting at one worker; beyond it arrivals are refused and stay with the sender
+    in_flight_max: int = 2_000  # data admitted and not yet answered; bounds the source's ledger and images in memory
+    attempts_max: int = 4  # a datum that failed or vanished four times is not worth a fifth
+    deadline_s: float = 30.0  # first deadline of a datum; doubles with each attempt. Long: a deadline is not a policy
+    loss_grace_s: float = 2.0  # after a worker is lost, data still unanswered this much later are submitted again
+    hops_max: int = 16  # links a task may cross without being computed; then it stays where it can be computed
+    finished_max: int = 4_096  # keys of tasks computed here, remembered to drop duplicates of a repeated delivery
+    results_max: int = 4_096  # results waiting for a route to the source; the oldest go first, deadlines catch them
+    quarantine_s: float = 1.0  # a neighbour that failed a delivery is left alone; doubles up to quarantine_max_s
+    quarantine_max_s: float = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How a worker works, apart from its policies."""
+
+    group_max: int = 1  # tasks of one segment computed or sent together; 1 is the paper's behaviour
+    link_window: int = 1  # groups under way per link; 1 means a link is free again when the last one is acknowledged
+    gossip_s: float = 0.05  # how often a changed report is sent to neighbours
+    delay_weight: float = 0.1  # weight of a new sample in the running means Gamma_n and D_nm (reconstructed)
+    compute_delay_s: float = 0.0  # first estimate of Gamma_n, before anything was measured
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.group_max <= 1024 and 1 <= self.link_window <= 1024):
+            raise ValueError("group_max and link_window must be within 1..1024")
+        if not (self.gossip_s > 0 and 0 < self.delay_weight <= 1 and self.compute_delay_s >= 0):
+            raise ValueError("gossip_s must be above 0, delay_weight within (0, 1], compute_delay_s not negative")
