@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from mdi_exit.models.multi_exit import Bottleneck, ExitHead, MultiExitNetwork, Normalize
 
 # expansion, channels, repeats, stride of the first repeat (table 2 of the MobileNetV2 paper)
-_STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+_STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 _CUTS_AFTER_BLOCK = (3, 6, 10, 13)
 
 
@@ -61,5 +69,7 @@ def mobilenet_v2(
     segments[0] = nn.Sequential(*stem, *segments[0])
     channels = [widths[end - 1] for end in ends]
     heads = [ExitHead(c, max(128, 4 * c), classes) for c in channels[:-1]] + [ExitHead(inputs, 1280, classes)]
-    codes = {k: Bottleneck(channels[k - 1], code, stride) for k, (code, stride) in (bottlenecks or {}).items()}
+    codes = {
+        k: Bottleneck(channels[k - 1], code, stride) for k, (code, stride) in (bottlenecks or {}).items()
+    }
     return MultiExitNetwork(segments, heads, codes)

@@ -129,8 +129,13 @@ class MultiExitNetwork(nn.Module):
 
     def forward_exits(self, image: Tensor) -> list[Tensor]:
         """Logits (N, classes) of every exit, for a uint8 or float image batch (N, C, H, W)."""
-        (logits, _) = self.slice(1, self.exits)(image)
-        return list(logits)
+        logits: list[Tensor] = []
+        carried: Tensor | None = image
+        for k in range(1, self.exits + 1):
+            assert carried is not None
+            reading, carried = self.run_segment(k, carried)
+            logits.append(reading)
+        return logits
 
     def forward(self, image: Tensor) -> list[Tensor]:
         return self.forward_exits(image)
@@ -162,10 +167,14 @@ def attach_exits(
     """
     names = [name for name, _ in backbone.named_children()]
     if unknown := [cut for cut in cuts if cut not in names]:
-        raise ValueError(f"cut {unknown[0]!r} is not a child of the model; its children are {', '.join(names)}")
+        raise ValueError(
+            f"cut {unknown[0]!r} is not a child of the model; its children are {', '.join(names)}"
+        )
     ends = [names.index(cut) + 1 for cut in cuts]
     if not cuts or ends != sorted(set(ends)) or ends[-1] == len(names):
-        raise ValueError("cuts must be distinct, in the model's order, and leave at least one layer after the last")
+        raise ValueError(
+            "cuts must be distinct, in the model's order, and leave at least one layer after the last"
+        )
     layers = list(backbone.children())
     starts = [0, *ends]
     segments = [nn.Sequential(*layers[a:b]) for a, b in zip(starts, [*ends, len(layers)], strict=True)]
@@ -179,7 +188,9 @@ def attach_exits(
         for cut, segment in zip(cuts, segments, strict=False):
             feature = segment.eval()(feature)
             if feature.dim() != 4:
-                raise ValueError(f"the feature after {cut!r} has shape {tuple(feature.shape)}, an exit needs (N, C, H, W)")
+                raise ValueError(
+                    f"the feature after {cut!r} has shape {tuple(feature.shape)}, an exit needs (N, C, H, W)"
+                )
             heads.append(ExitHead(feature.shape[1], hidden, classes))
     network = MultiExitNetwork(segments, [*heads, nn.Identity()])
     return network.train(training)

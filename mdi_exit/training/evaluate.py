@@ -1,0 +1,69 @@
+"""Logits of every exit over a set of images, and the figures that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mdi_exit.models.multi_exit import MultiExitNetwork
+
+ECE_BINS = 15
+
+
+@torch.no_grad()
+def exit_logits(
+    network: MultiExitNetwork,
+    images: Tensor,
+    batch_size: int = 250,
+    progress: Callable[[int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Logits (K, N, classes) of every exit for uint8 images (N, 3, H, W); the network's mode is restored."""
+    device = next(network.parameters()).device
+    training = network.training
+    network.eval()
+    batches: list[NDArray[np.float32]] = []
+    for start in range(0, len(images), batch_size):
+        logits = network.forward_exits(images[start : start + batch_size].to(device))
+        batches.append(torch.stack(logits).float().cpu().numpy())
+        if progress is not None:
+            progress(min(start + batch_size, len(images)))
+    network.train(training)
+    return np.concatenate(batches, axis=1)
+
+
+def probabilities(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float64]:
+    """Softmax of logits / temperature along the last axis."""
+    scaled = logits.astype(np.float64) / temperature
+    scaled -= scaled.max(axis=-1, keepdims=True)
+    exponentials = np.exp(scaled)
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def accuracies(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, ...]:
+    """Share of right answers of each exit, for logits (K, N, classes)."""
+    return tuple(float(share) for share in (logits.argmax(axis=-1) == labels).mean(axis=1))
+
+
+def expected_calibration_error(
+    confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = ECE_BINS
+) -> float:
+    """Mean distance of accuracy and confidence over `bins` equal bins, weighted by how many fall into each."""
+    number = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    confidence_sum = np.bincount(number, confidence, bins)
+    correct_sum = np.bincount(number, correct.astype(float), bins)
+    return float(np.abs(correct_sum - confidence_sum).sum() / len(confidence))
+
+
+def calibration_errors(
+    logits: NDArray[np.float32], labels: NDArray[np.int64], temperatures: tuple[float, ...]
+) -> tuple[float, ...]:
+    """Expected calibration error of each exit with its temperature, for logits (K, N, classes)."""
+    errors: list[float] = []
+    for exit_logits_, temperature in zip(logits, temperatures, strict=True):
+        confidence = probabilities(exit_logits_, temperature).max(axis=1)
+        errors.append(expected_calibration_error(confidence, exit_logits_.argmax(axis=1) == labels))
+    return tuple(errors)
