@@ -1,4 +1,4 @@
-"""What a policy may look at. Read-only protocols over a core's live state.
+"""What a policy may look at, and the questions it answers. Read-only protocols over a core's live state.
 
 The design asks for frozen views. Copying queues for every decision would cost more than the decision, so the core
 passes itself under a protocol whose members are all read-only properties: mypy --strict refuses a policy that writes.
@@ -6,9 +6,12 @@ passes itself under a protocol whose members are all read-only properties: mypy 
 
 from __future__ import annotations
 
-from typing import Protocol
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-from mdi_exit.core.types import ExitReading
+from mdi_exit.core.types import Arrival, ExitReading, Side, Task
 
 
 class QueueView(Protocol):
@@ -126,4 +129,67 @@ class SourceView(Protocol):
         """T_e^k for k = 1..K-1, as last decided."""
 
 
-__all__ = ["ExitReading", "ExitView", "NeighbourView", "QueueView", "SourceView", "WorkerView"]
+NeighbourT = TypeVar("NeighbourT", bound=NeighbourView)
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionDecision:
+    """What Algorithms 3 and 4 decide every period."""
+
+    interarrival_s: float  # mu
+    thresholds: tuple[float, ...]  # T_e^k, k = 1..K-1
+
+
+class ExitPolicy(Protocol):
+    """Whether a datum leaves at exit k < K; at K it always does."""
+
+    def leaves(self, k: int, reading: ExitReading, view: ExitView) -> bool: ...
+
+
+class OffloadingPolicy(Protocol):
+    """Where a task waits, what the idle processor runs next, what a free link takes next.
+
+    Asked only about tasks that could be computed here and be handed over; where there is no choice the core decides.
+    """
+
+    @property
+    def retry_s(self) -> float:
+        """When a neighbour was declined, how long until it is considered again; 0: at every event."""
+
+    def place(self, view: WorkerView, task: Task, arrival: Arrival, rng: random.Random) -> Side: ...
+
+    def next_to_run(self, view: WorkerView) -> int | None:
+        """A segment with a task on the input or the either side; None when both are empty."""
+
+    def next_to_send(self, view: WorkerView, neighbour: NeighbourView, rng: random.Random) -> int | None:
+        """A segment with a task on the output or the either side that the neighbour accepts, or None."""
+
+    def order(self, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
+        """In which order free neighbours are considered."""
+
+
+class AdmissionPolicy(Protocol):
+    """How fast data enter, and how confident is confident enough."""
+
+    @property
+    def wants_arrivals(self) -> bool:
+        """Data come from an arrival process rather than at the pace decided here."""
+
+    @property
+    def first_interarrival_s(self) -> float: ...
+    @property
+    def period_s(self) -> float: ...
+    @property
+    def queue_max(self) -> int:
+        """With arrivals: tasks that may wait for segment 1 at the source before further data are shed."""
+
+    def adapt(self, view: SourceView) -> AdmissionDecision: ...
+
+
+class ArrivalProcess(Protocol):
+    """When data come from outside."""
+
+    @property
+    def mean_interarrival_s(self) -> float: ...
+    def gaps(self, rng: random.Random) -> Iterator[float]:
+        """Seconds between one arrival and the next, from the first gap on; may end."""

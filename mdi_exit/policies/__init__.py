@@ -1,0 +1,34 @@
+"""How a worker decides: the policies by the names that experiment files use.
+
+A policy is a frozen dataclass whose fields are its options; it keeps no state, takes a view (and a random generator)
+and returns one small value. To add one: write the class, give it a name here, test it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from mdi_exit.policies.admission import AlwaysAdmit, RateAdaptation, ThresholdAdaptation
+from mdi_exit.policies.arrivals import BurstyArrivals, ConstantArrivals, PoissonArrivals, RecordedArrivals
+from mdi_exit.policies.exit import NeverExit, ThresholdExit
+from mdi_exit.policies.offloading import LeastExpectedDelay, MdiExitOffloading, NeverOffload, RandomNeighbour
+
+EXIT: Final[Mapping[str, type]] = {"threshold": ThresholdExit, "never": NeverExit}
+OFFLOADING: Final[Mapping[str, type]] = {
+    "mdi_exit": MdiExitOffloading,
+    "never": NeverOffload,
+    "random_neighbour": RandomNeighbour,
+    "least_expected_delay": LeastExpectedDelay,
+}
+ADMISSION: Final[Mapping[str, type]] = {
+    "rate_adaptation": RateAdaptation,
+    "threshold_adaptation": ThresholdAdaptation,
+    "always": AlwaysAdmit,
+}
+ARRIVALS: Final[Mapping[str, type]] = {
+    "constant": ConstantArrivals,
+    "poisson": PoissonArrivals,
+    "bursty": BurstyArrivals,
+    "recorded": RecordedArrivals,
+}

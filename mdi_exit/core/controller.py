@@ -1,0 +1,209 @@
+"""Algorithms 3 and 4 of MDI-Exit at the source: admission, threshold adaptation, and one outcome for each datum.
+
+The controller admits a datum every `interarrival_s` (Algorithm 3) or when an arrival process says so (Algorithm 4,
+always admit), keeps a ledger of what is in flight, and closes each entry exactly once. A datum whose answer does not
+come by its deadline is submitted again with the next attempt number; whichever attempt answers first counts.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mdi_exit.core import effects as fx
+from mdi_exit.core import events as ev
+from mdi_exit.core.types import Limits, Outcome, Result
+from mdi_exit.core.views import AdmissionPolicy, ArrivalProcess
+
+_CATCH_UP_S = 0.5  # how far behind its schedule a late driver may admit in a hurry; more is forgotten
+
+
+@dataclass(slots=True)
+class _InFlight:
+    admitted_s: float
+    attempt: int
+    deadline_s: float
+
+
+class ControllerCore:
+    """The decisions of the source. Also the `SourceView` that its admission policy reads."""
+
+    def __init__(
+        self,
+        exits: int,
+        thresholds: tuple[float, ...],
+        admission: AdmissionPolicy,
+        arrivals: ArrivalProcess | None,
+        limits: Limits,
+        rng: random.Random,
+        data_max: int | None = None,
+    ) -> None:
+        assert len(thresholds) == exits - 1
+        assert (arrivals is not None) == admission.wants_arrivals
+        self.input_queue = self.output_queue = self.first_segment = 0
+        self.thresholds = thresholds
+        self.interarrival_s = arrivals.mean_interarrival_s if arrivals else admission.first_interarrival_s
+        self._admission, self._limits, self._data_max = admission, limits, data_max
+        self._gaps: Iterator[float] | None = arrivals.gaps(rng) if arrivals else None
+        self._in_flight: dict[int, _InFlight] = {}
+        self._deadlines: list[tuple[float, int]] = []
+        self._offered = self._version = 0
+        self._next_arrival_s = 0.0
+        self._started = self._open = self._finished = False
+        self._now = 0.0
+        self._effects: list[fx.ControllerEffect] = []
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._in_flight)
+
+    def handle(self, event: ev.ControllerEvent, now: float) -> list[fx.ControllerEffect]:
+        """Take in what happened at `now` (seconds since the run began) and return what to do about it."""
+        self._now, self._effects = now, []
+        if isinstance(event, ev.SourceObserved):
+            self.input_queue, self.output_queue = event.input_queue, event.output_queue
+            self.first_segment = event.first_segment
+        elif isinstance(event, ev.TimerFired):
+            self._timer_fired(event.name)
+        elif isinstance(event, ev.ResultsArrived):
+            for result in event.results:
+                self._answered(result)
+        elif isinstance(event, ev.DatumUnreadable):
+            self._close(event.data_id, Outcome.FAILED, event.reason)
+        elif isinstance(event, ev.WorkerLost):
+            self._bring_deadlines_forward()
+        elif isinstance(event, ev.AdmissionOpened):
+            self._open_admission()
+        elif isinstance(event, ev.AdmissionClosed):
+            self._open = False
+        elif isinstance(event, ev.DrainExpired):
+            self._open = False
+            for data_id in list(self._in_flight):
+                self._close(data_id, Outcome.LOST, "no answer by the end of the run")
+        if self._started and not (self._open or self._in_flight or self._finished):
+            self._finished = True
+            self._effects.append(fx.Finish())
+        return self._effects
+
+    # ---- admission
+
+    def _open_admission(self) -> None:
+        self._open = self._started = True
+        self._next_arrival_s = self._now
+        self._schedule_arrival()
+        self._effects.append(fx.SetTimer("adapt", self._admission.period_s))
+
+    def _timer_fired(self, name: str) -> None:
+        if name == "deadline":
+            self._check_deadlines()
+        elif name == "arrival" and self._open:
+            self._arrive()
+        elif name == "adapt" and self._open:
+            self._adapt()
+
+    def _arrive(self) -> None:
+        full = len(self._in_flight) >= self._limits.in_flight_max
+        if self._gaps is not None and (full or self.first_segment >= self._admission.queue_max):
+            # What arrives from outside cannot wait at the door: it is shed. A source that holds its data just waits.
+            self._effects.append(fx.Complete(self._offered, Outcome.SHED, 0, -1, 0.0, 0.0, 0, "the source was full"))
+            self._offered += 1
+        elif not full:
+            self._submit(self._offered, attempt=0, admitted_s=self._now)
+            self.first_segment += 1  # until the next observation
+            self._offered += 1
+        if self._data_max is not None and self._offered >= self._data_max:
+            self._open = False
+        else:
+            self._schedule_arrival()
+
+    def _schedule_arrival(self) -> None:
+        gap_s = self.interarrival_s if self._gaps is None else next(self._gaps, None)
+        if gap_s is None:  # a recorded trace has ended
+            self._open = False
+            return
+        self._next_arrival_s = max(self._next_arrival_s + gap_s, self._now - _CATCH_UP_S)
+        self._effects.append(fx.SetTimer("arrival", max(0.0, self._next_arrival_s - self._now)))
+
+    def _adapt(self) -> None:
+        decision = self._admission.adapt(self)
+        if decision.thresholds != self.thresholds:
+            self._version += 1
+            self.thresholds = decision.thresholds
+            self._effects.append(fx.SetThresholds(self._version, self.thresholds))
+        if decision.interarrival_s != self.interarrival_s:
+            self.interarrival_s = decision.interarrival_s
+            if self._gaps is None and self._next_arrival_s > self._now + self.interarrival_s:
+                self._next_arrival_s = self._now
+                self._schedule_arrival()
+        threshold = sum(self.thresholds) / len(self.thresholds) if self.thresholds else 1.0
+        record = fx.RecordControl(
+            self.interarrival_s, threshold, self.input_queue, self.output_queue, len(self._in_flight)
+        )
+        self._effects += [record, fx.SetTimer("adapt", self._admission.period_s)]
+
+    # ---- the ledger
+
+    def _submit(self, data_id: int, attempt: int, admitted_s: float) -> None:
+        deadline_s = self._now + self._limits.deadline_s * 2**attempt
+        self._in_flight[data_id] = _InFlight(admitted_s, attempt, deadline_s)
+        self._effects.append(fx.Admit(data_id, attempt))
+        self._push_deadline(deadline_s, data_id)
+
+    def _answered(self, result: Result) -> None:
+        entry = self._in_flight.get(result.data_id)
+        if entry is None:
+            if result.error is None:
+                self._effects.append(fx.CountDuplicate(result.data_id))
+        elif result.error is None:
+            del self._in_flight[result.data_id]
+            latency_s, attempts = self._now - entry.admitted_s, entry.attempt + 1
+            done = (Outcome.COMPLETED, result.k, result.prediction, result.confidence, latency_s, attempts)
+            self._effects.append(fx.Complete(result.data_id, *done))
+        elif result.attempt == entry.attempt:
+            self._try_again(result.data_id, Outcome.FAILED, result.error)
+
+    def _try_again(self, data_id: int, otherwise: Outcome, reason: str) -> None:
+        entry = self._in_flight[data_id]
+        if entry.attempt + 1 < self._limits.attempts_max:
+            self._submit(data_id, entry.attempt + 1, entry.admitted_s)
+        else:
+            self._close(data_id, otherwise, reason)
+
+    def _close(self, data_id: int, outcome: Outcome, reason: str) -> None:
+        if (entry := self._in_flight.pop(data_id, None)) is not None:
+            latency_s = self._now - entry.admitted_s
+            self._effects.append(fx.Complete(data_id, outcome, 0, -1, 0.0, latency_s, entry.attempt + 1, reason))
+
+    def _push_deadline(self, deadline_s: float, data_id: int) -> None:
+        self._forget_closed()
+        heapq.heappush(self._deadlines, (deadline_s, data_id))
+        if self._deadlines[0] == (deadline_s, data_id):
+            self._effects.append(fx.SetTimer("deadline", deadline_s - self._now))
+
+    def _check_deadlines(self) -> None:
+        while self._deadlines and self._deadlines[0][0] <= self._now:
+            deadline_s, data_id = heapq.heappop(self._deadlines)
+            entry = self._in_flight.get(data_id)
+            if entry is not None and entry.deadline_s == deadline_s:
+                self._try_again(data_id, Outcome.LOST, "no answer within any deadline")
+        self._forget_closed()
+        if self._deadlines:
+            self._effects.append(fx.SetTimer("deadline", max(0.0, self._deadlines[0][0] - self._now)))
+
+    def _forget_closed(self) -> None:
+        """Drop heap entries of closed data, so that the heap stays as small as what is in flight."""
+        while self._deadlines and self._deadlines[0][1] not in self._in_flight:
+            heapq.heappop(self._deadlines)
+
+    def _bring_deadlines_forward(self) -> None:
+        """A worker died, perhaps with tasks: ask again soon for whatever stays unanswered. Which tasks it held nobody
+        knows; what the others answer in the meantime is not asked for twice."""
+        soon_s = self._now + self._limits.loss_grace_s
+        for entry in self._in_flight.values():
+            if entry.deadline_s > soon_s:
+                entry.deadline_s = soon_s
+        self._deadlines = sorted((entry.deadline_s, data_id) for data_id, entry in self._in_flight.items())
+        if self._deadlines:
+            self._effects.append(fx.SetTimer("deadline", self._deadlines[0][0] - self._now))

@@ -1,0 +1,54 @@
+"""The queues of a worker: I_n, O_n, or one for both sides."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from mdi_exit.core.types import Task
+
+
+class TaskQueue:
+    """Tasks waiting on one side, first in first out, kept per segment so that groups form without searching.
+
+    `order` is the worker's arrival count: it makes one order over all segments, and a task that could not be
+    delivered returns to the place it had.
+    """
+
+    __slots__ = ("_length", "_segments")
+
+    def __init__(self, exits: int) -> None:
+        self._segments: tuple[deque[tuple[int, Task]], ...] = tuple(deque() for _ in range(exits))
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def count(self, k: int) -> int:
+        """Return how many tasks wait for segment k."""
+        return len(self._segments[k - 1])
+
+    def oldest(self, segments: tuple[int, ...]) -> int | None:
+        """Return the segment, among `segments`, whose head has waited longest; None when all are empty."""
+        best: int | None = None
+        best_order = 0
+        for k in segments:
+            waiting = self._segments[k - 1]
+            if waiting and (best is None or waiting[0][0] < best_order):
+                best, best_order = k, waiting[0][0]
+        return best
+
+    def push(self, order: int, task: Task) -> None:
+        """Add a task; one older than the segment's head goes before it."""
+        waiting = self._segments[task.k - 1]
+        if waiting and order < waiting[0][0]:
+            waiting.appendleft((order, task))
+        else:
+            waiting.append((order, task))
+        self._length += 1
+
+    def take(self, k: int, limit: int) -> list[tuple[int, Task]]:
+        """Remove and return up to `limit` of the oldest tasks for segment k, with their order."""
+        waiting = self._segments[k - 1]
+        taken = [waiting.popleft() for _ in range(min(limit, len(waiting)))]
+        self._length -= len(taken)
+        return taken
