@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mdi_exit.errors import UserError
+from mdi_exit import public_sets
+from mdi_exit.public_sets import DatasetError
 
 SAMPLE = "sample"  # the name of the bundled 1,000 images
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm")
@@ -27,10 +28,6 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm")
 MEMBER_BYTES_MAX = 64 * 2**20
 # Reading every header of 50,000 members takes longer than decoding what a run needs; the rest is checked on access.
 HEADERS_CHECKED_MAX = 64
-
-
-class DatasetError(UserError):
-    """The data set cannot be used as it is."""
 
 
 class UnreadableImage(DatasetError):
@@ -59,7 +56,7 @@ class _Folder:
 
     def pixels(self, name: str) -> Image.Image:
         with Image.open(self.root / name) as image:
-            return image.convert("RGB")
+            return _rgb(image)
 
 
 class _Zip:
@@ -84,7 +81,12 @@ class _Zip:
 
     def pixels(self, name: str) -> Image.Image:
         with self._open(name) as image:
-            return image.convert("RGB")
+            return _rgb(image)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    converted: Image.Image = image.convert("RGB")
+    return converted
 
 
 def _visible(member: str) -> bool:
@@ -142,8 +144,6 @@ class ImageDataset:
         `part` ("train" or "test") and `cache` (where downloads are kept) only concern public sets.
         Raises DatasetError in one line that names the file and what is allowed.
         """
-        from mdi_exit import public_sets
-
         if str(source) == SAMPLE:
             source = Path(str(resources.files("mdi_exit") / "assets" / "cifar10-sample.zip"))
         elif public_sets.known(str(source)) and not Path(source).exists():
@@ -198,9 +198,7 @@ class ImageDataset:
             )
         return np.ascontiguousarray(np.asarray(picture, dtype=np.uint8).transpose(2, 0, 1))
 
-    def arrays(
-        self, progress: Callable[[int], None] | None = None
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    def arrays(self, progress: Callable[[int], None] | None = None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Decode everything to (uint8 (N, 3, H, W), labels); `progress` is told how many are done."""
         pixels = np.empty((len(self), 3, self.height, self.width), dtype=np.uint8)
         for index in range(len(self)):
@@ -226,7 +224,5 @@ def _common_size(origin: str, images: Images, members: Sequence[str]) -> tuple[i
                 f"{size[0]}x{size[1]}); give an image size to resize them to"
             )
     if first is None:
-        raise DatasetError(
-            f"{origin}: none of the images looked at can be read; allowed are {', '.join(SUFFIXES)}"
-        )
+        raise DatasetError(f"{origin}: none of the images looked at can be read; allowed are {', '.join(SUFFIXES)}")
     return first[1]

@@ -15,9 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mdi_exit.errors import UserError
+
 CACHE_VARIABLE = "MDI_EXIT_CACHE"
 PARTS = ("train", "test")
 _SIDE = 32
+
+
+class DatasetError(UserError):
+    """The data set cannot be used as it is, or cannot be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +90,7 @@ def fetch(name: str, part: str, cache: Path | None = None) -> PublicImages:
 
     Raises DatasetError, in one line that says where to put the archive, when it cannot be had.
     """
-    import pooch
-
-    from mdi_exit.dataset import DatasetError
+    import pooch  # brings a whole HTTP client, which only this needs
 
     split = _split(name)
     assert split is not None, name

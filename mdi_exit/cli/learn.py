@@ -1,4 +1,7 @@
-"""`train`, `calibrate`, `trace`: from labelled images to a checkpoint, trustworthy confidences, a recorded trace."""
+"""`train`, `calibrate`, `trace`: from labelled images to a checkpoint to a recorded trace."""
+
+# typer reads annotations at run time, on Python 3.10 too
+# ruff: noqa: UP045
 
 from __future__ import annotations
 
@@ -7,54 +10,107 @@ from typing import Annotated, Optional
 
 import typer
 
-_Data = Annotated[
-    str, typer.Option(help="A folder or zip with one sub-folder per class, 'sample', or 'cifar10'.")
-]
-_Out = Annotated[Path, typer.Option(help="The folder for results; made if missing.")]
-_Seed = Annotated[int, typer.Option(min=0, help="Decides initial weights, batches and the validation split.")]
+_Data = Annotated[str, typer.Option(help="A folder or zip with one sub-folder per class, 'sample', or 'cifar10'.")]
+_Checkpoint = Annotated[str, typer.Argument(help="NAME.safetensors, or a bundled one: mobilenetv2-cifar10.")]
+_Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+_Threads = Annotated[int, typer.Option(min=0, help="Processor threads; 0 leaves it to torch.")]
+_Test = Annotated[Optional[str], typer.Option(help="Test images: measured for the card, never fitted to.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add this family's commands."""
-    app.command("train")(train)
+    for command in (train, calibrate, trace):
+        app.command(command.__name__)(command)
 
 
 def train(
     data: _Data,
-    out: _Out,
-    model: Annotated[
-        str, typer.Option(help="mobilenet_v2 (5 exits) or resnet50 (4 exits).")
-    ] = "mobilenet_v2",
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint, metrics.json and training.png.")],
+    name: Annotated[str, typer.Option(help="The checkpoint's name in that folder.")] = "network",
+    model: Annotated[str, typer.Option(help="mobilenet_v2 (5 exits) or resnet50 (4 exits).")] = "mobilenet_v2",
     image_size: Annotated[int, typer.Option(help="Pixels; images of another size are resized.")] = 32,
-    epochs: Annotated[int, typer.Option(min=1)] = 20,
-    seed: _Seed = 0,
+    epochs: Annotated[int, typer.Option(min=1)] = 28,
+    seed: Annotated[int, typer.Option(min=0, help="Decides first weights, batches and what is held out.")] = 0,
     batch_size: Annotated[int, typer.Option(min=2)] = 128,
     lr: Annotated[float, typer.Option(min=1e-6, help="Peak learning rate.")] = 0.15,
     weight_decay: Annotated[float, typer.Option(min=0.0)] = 5e-4,
-    label_smoothing: Annotated[float, typer.Option(min=0.0, max=0.5)] = 0.1,
+    label_smoothing: Annotated[float, typer.Option(min=0.0, max=0.5)] = 0.05,
     ema_decay: Annotated[float, typer.Option(min=0.0, max=0.99999, help="Of the averaged weights.")] = 0.998,
     padding: Annotated[int, typer.Option(min=0, help="Pixels an image is shifted by at most.")] = 4,
-    cutout: Annotated[int, typer.Option(min=0, help="Side of a hidden square in pixels.")] = 0,
+    cutout: Annotated[int, typer.Option(min=0, help="Side of a hidden square in pixels; 0 for none.")] = 0,
     early_crop: Annotated[int, typer.Option(min=0, help="Train the first epochs on crops of this side.")] = 0,
     early_crop_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of all epochs.")] = 0.5,
-    validation_share: Annotated[float, typer.Option(min=0.01, max=0.5, help="Held out.")] = 0.1,
+    validation_share: Annotated[float, typer.Option(min=0.01, max=0.5, help="Held out, never trained on.")] = 0.1,
     bottleneck: Annotated[
-        Optional[list[str]],  # noqa: UP045 - typer reads this at run time on Python 3.10
+        Optional[list[str]],
         typer.Option(help="CUT:CHANNELS:STRIDE of an autoencoder across a cut, such as 1:4:2; repeatable."),
     ] = None,
-    test: Annotated[Optional[str], typer.Option(help="Test images, for the card only.")] = None,  # noqa: UP045
-    data_name: Annotated[Optional[str], typer.Option(help="How the card calls the data.")] = None,  # noqa: UP045
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
-    threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 leaves it to torch.")] = 0,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the step (needs a C++ compiler).")
-    ] = False,
+    test: _Test = None,
+    data_name: Annotated[Optional[str], typer.Option(help="What the card calls the data.")] = None,
+    device: _Device = "auto",
+    threads: _Threads = 0,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the step (needs a C++ compiler).")] = False,
 ) -> None:
-    """Train a multi-exit network; run the same command again to go on after an interruption."""
-    from mdi_exit.training.commands import TrainOptions, run_training
+    """Train all exits of a network jointly; run the same command again to go on after an interruption."""
+    from mdi_exit.training.train import TrainOptions, run_training
 
     options = TrainOptions(
-        data, out, model, image_size, epochs, seed, batch_size, lr, weight_decay, label_smoothing, ema_decay,
-        padding, cutout, early_crop, early_crop_share, validation_share, tuple(bottleneck or ()), test, data_name, device, threads, compiled,
-    )  # fmt: skip
+        data=data,
+        out=out,
+        name=name,
+        model=model,
+        image_size=image_size,
+        epochs=epochs,
+        seed=seed,
+        batch_size=batch_size,
+        learning_rate=lr,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        ema_decay=ema_decay,
+        padding=padding,
+        cutout=cutout,
+        early_crop=early_crop,
+        early_crop_share=early_crop_share,
+        validation_share=validation_share,
+        bottlenecks=tuple(bottleneck or ()),
+        test=test,
+        data_name=data_name,
+        device=device,
+        threads=threads,
+        compiled=compiled,
+    )
     run_training(options)
+
+
+def calibrate(
+    checkpoint: _Checkpoint,
+    data: _Data,
+    out: Annotated[Path, typer.Option(help="Folder for the calibrated checkpoint, calibration.json, reliability.png.")],
+    separate: Annotated[
+        bool, typer.Option("--separate", help="Fit on all of --data: it is not the training data.")
+    ] = False,
+    seed: Annotated[Optional[int], typer.Option(help="The training's; default: as the card says.")] = None,
+    test: _Test = None,
+    test_name: Annotated[Optional[str], typer.Option(help="What the card calls the test images.")] = None,
+    device: _Device = "auto",
+    threads: _Threads = 0,
+) -> None:
+    """Fit a temperature per exit on what the training held out, so that a confidence is a probability."""
+    from mdi_exit.training.calibrate import CalibrateOptions, run_calibration
+
+    run_calibration(CalibrateOptions(checkpoint, data, out, separate, seed, test, test_name, device, threads))
+
+
+def trace(
+    checkpoint: _Checkpoint,
+    data: _Data,
+    out: Annotated[Path, typer.Option(help="The file to write, FILE.npz.")],
+    images: Annotated[Optional[int], typer.Option(min=1, help="Record only this many, drawn at random.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides which, when --images is given.")] = 0,
+    device: _Device = "auto",
+    threads: _Threads = 0,
+) -> None:
+    """Record what every exit says about every image, for simulations that need no network."""
+    from mdi_exit.training.record import TraceOptions, run_trace
+
+    run_trace(TraceOptions(checkpoint, data, out, images, seed, device, threads))

@@ -45,9 +45,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
-            raise CardError(
-                f"model.architecture is {self.architecture!r}; allowed are {', '.join(ARCHITECTURES)}"
-            )
+            raise CardError(f"model.architecture is {self.architecture!r}; allowed are {', '.join(ARCHITECTURES)}")
         if not 16 <= self.image_size <= 1024:
             raise CardError(f"model.image_size is {self.image_size}; allowed are 16 to 1024 pixels")
         if len(self.classes) < 2:
@@ -56,9 +54,7 @@ class ModelConfig:
             raise CardError(f"model.std is {self.std}; allowed are positive numbers")
         cuts = [bottleneck.cut for bottleneck in self.bottlenecks]
         if wrong := [cut for cut in cuts if not 1 <= cut < self.exits or cuts.count(cut) > 1]:
-            raise CardError(
-                f"model.bottlenecks has cut {wrong[0]}; allowed is each of 1 to {self.exits - 1} once"
-            )
+            raise CardError(f"model.bottlenecks has cut {wrong[0]}; allowed is each of 1 to {self.exits - 1} once")
         if any(bottleneck.channels < 1 or bottleneck.stride < 1 for bottleneck in self.bottlenecks):
             raise CardError("model.bottlenecks: channels and stride are at least 1")
 
@@ -90,6 +86,7 @@ class Card:
     validation_share: float  # with the seed, this re-derives the split
     epochs: int
     temperatures: tuple[float, ...]  # one per exit; 1.0 until calibrated
+    data_images: int = 0  # in all, trained on and held out
     validation: Figures | None = None
     test: Figures | None = None
     command: str = ""
@@ -103,9 +100,7 @@ class Card:
         if self.schema != SCHEMA:
             raise CardError(f"schema is {self.schema}; this version reads {SCHEMA}")
         if len(self.temperatures) != self.model.exits or min(self.temperatures) <= 0:
-            raise CardError(
-                f"temperatures is {self.temperatures}; {self.model.exits} positive numbers are needed"
-            )
+            raise CardError(f"temperatures is {self.temperatures}; {self.model.exits} positive numbers are needed")
 
     @property
     def identity(self) -> str:
@@ -127,9 +122,7 @@ class Card:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise CardError(
-                f"{path}: no such file; a checkpoint is NAME.safetensors with NAME.json"
-            ) from error
+            raise CardError(f"{path}: no such file; a checkpoint is NAME.safetensors with NAME.json") from error
         except (OSError, ValueError) as error:
             raise CardError(f"{path}: not a readable JSON card ({error})") from error
         try:

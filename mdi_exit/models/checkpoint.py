@@ -45,9 +45,7 @@ def save(path: str | Path, network: MultiExitNetwork, card: Card, half: bool = T
     }
     content = save_tensors(tensors)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    card = dataclasses.replace(
-        card, weights_sha256=hashlib.sha256(content).hexdigest(), parameters=parameters
-    )
+    card = dataclasses.replace(card, weights_sha256=hashlib.sha256(content).hexdigest(), parameters=parameters)
     temporary = weights.with_name(weights.name + ".part")
     temporary.write_bytes(content)
     temporary.replace(weights)
@@ -74,9 +72,7 @@ def load(path: str | Path) -> tuple[MultiExitNetwork, Card]:
         raise CheckpointError(f"{weights}: not a readable safetensors file ({error})") from error
     network = build(card.model)
     if difference := _first_difference(network.state_dict(), tensors):
-        raise CheckpointError(
-            f"{weights}: does not fit the {card.model.architecture} of its card: {difference}"
-        )
+        raise CheckpointError(f"{weights}: does not fit the {card.model.architecture} of its card: {difference}")
     with torch.no_grad():
         network.load_state_dict(tensors)
     return network.eval(), card
@@ -91,9 +87,7 @@ def resolve(name_or_path: str | Path) -> Path:
     if weights.name == str(weights) and (assets / weights.name).is_file():
         return assets / weights.name
     bundled = ", ".join(sorted(path.stem for path in assets.glob(f"*{SUFFIX}"))) or "none"
-    raise CheckpointError(
-        f"{name_or_path}: no such checkpoint ({weights} is missing); bundled are: {bundled}"
-    )
+    raise CheckpointError(f"{name_or_path}: no such checkpoint ({weights} is missing); bundled are: {bundled}")
 
 
 def _weights_path(path: str | Path) -> Path:

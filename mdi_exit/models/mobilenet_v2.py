@@ -41,7 +41,8 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, feature: Tensor) -> Tensor:
-        return feature + self.block(feature) if self.residual else self.block(feature)
+        output: Tensor = self.block(feature)
+        return feature + output if self.residual else output
 
 
 def mobilenet_v2(
@@ -69,7 +70,5 @@ def mobilenet_v2(
     segments[0] = nn.Sequential(*stem, *segments[0])
     channels = [widths[end - 1] for end in ends]
     heads = [ExitHead(c, max(128, 4 * c), classes) for c in channels[:-1]] + [ExitHead(inputs, 1280, classes)]
-    codes = {
-        k: Bottleneck(channels[k - 1], code, stride) for k, (code, stride) in (bottlenecks or {}).items()
-    }
+    codes = {k: Bottleneck(channels[k - 1], code, stride) for k, (code, stride) in (bottlenecks or {}).items()}
     return MultiExitNetwork(segments, heads, codes)

@@ -13,6 +13,7 @@ This package knows nothing of queues, workers or links.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from torch import Tensor, nn
 
 class Normalize(nn.Module):
     """Turn a uint8 image batch (N, C, H, W) into a float one, standardised per channel."""
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -45,7 +49,8 @@ class ExitHead(nn.Module):
         self.classify = nn.Linear(hidden, classes)
 
     def forward(self, feature: Tensor) -> Tensor:
-        return self.classify(self.widen(feature).mean(dim=(2, 3)))
+        logits: Tensor = self.classify(self.widen(feature).mean(dim=(2, 3)))
+        return logits
 
 
 class Bottleneck(nn.Module):
@@ -56,12 +61,12 @@ class Bottleneck(nn.Module):
 
     def __init__(self, channels: int, code_channels: int, stride: int = 1) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(
+        self.encoder: nn.Module = nn.Sequential(
             nn.Conv2d(channels, code_channels, stride, stride=stride, bias=False),
             nn.BatchNorm2d(code_channels),
             nn.ReLU6(inplace=True),
         )
-        self.decoder = nn.Sequential(
+        self.decoder: nn.Module = nn.Sequential(
             nn.Conv2d(code_channels, channels * stride * stride, 1, bias=False),
             nn.BatchNorm2d(channels * stride * stride),
             nn.PixelShuffle(stride),
@@ -117,15 +122,18 @@ class MultiExitNetwork(nn.Module):
 
     def run_segment(self, k: int, feature: Tensor) -> tuple[Tensor, Tensor | None]:
         """Run segment k (1..K): logits of exit k, and what travels to segment k+1 (None after the last)."""
-        if str(k - 1) in self.bottlenecks:
-            feature = self.bottlenecks[str(k - 1)].decoder(feature)
+        if (before := self._bottleneck_after(k - 1)) is not None:
+            feature = before.decoder(feature)
         feature = self.segments[k - 1](feature)
         logits = self.heads[k - 1](feature)
         if k == self.exits:
             return logits, None
-        if str(k) in self.bottlenecks:
-            feature = self.bottlenecks[str(k)].encoder(feature)
+        if (after := self._bottleneck_after(k)) is not None:
+            feature = after.encoder(feature)
         return logits, feature
+
+    def _bottleneck_after(self, cut: int) -> Bottleneck | None:
+        return cast(Bottleneck, self.bottlenecks[str(cut)]) if str(cut) in self.bottlenecks else None
 
     def forward_exits(self, image: Tensor) -> list[Tensor]:
         """Logits (N, classes) of every exit, for a uint8 or float image batch (N, C, H, W)."""
@@ -167,14 +175,10 @@ def attach_exits(
     """
     names = [name for name, _ in backbone.named_children()]
     if unknown := [cut for cut in cuts if cut not in names]:
-        raise ValueError(
-            f"cut {unknown[0]!r} is not a child of the model; its children are {', '.join(names)}"
-        )
+        raise ValueError(f"cut {unknown[0]!r} is not a child of the model; its children are {', '.join(names)}")
     ends = [names.index(cut) + 1 for cut in cuts]
     if not cuts or ends != sorted(set(ends)) or ends[-1] == len(names):
-        raise ValueError(
-            "cuts must be distinct, in the model's order, and leave at least one layer after the last"
-        )
+        raise ValueError("cuts must be distinct, in the model's order, and leave at least one layer after the last")
     layers = list(backbone.children())
     starts = [0, *ends]
     segments = [nn.Sequential(*layers[a:b]) for a, b in zip(starts, [*ends, len(layers)], strict=True)]

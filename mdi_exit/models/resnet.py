@@ -36,13 +36,12 @@ class ResidualBlock(nn.Module):
         )
         self.project: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.project = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.project = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
         self.activate = nn.ReLU(inplace=True)
 
     def forward(self, feature: Tensor) -> Tensor:
-        return self.activate(self.block(feature) + self.project(feature))
+        output: Tensor = self.activate(self.block(feature) + self.project(feature))
+        return output
 
 
 class PooledLinear(nn.Module):
@@ -53,7 +52,8 @@ class PooledLinear(nn.Module):
         self.classify = nn.Linear(channels, classes)
 
     def forward(self, feature: Tensor) -> Tensor:
-        return self.classify(feature.mean(dim=(2, 3)))
+        logits: Tensor = self.classify(feature.mean(dim=(2, 3)))
+        return logits
 
 
 def resnet50(
@@ -86,7 +86,5 @@ def resnet50(
     channels = [inner * _EXPANSION for inner, _, _ in _LAYERS]
     heads: list[nn.Module] = [ExitHead(count, count, classes) for count in channels[:-1]]
     heads.append(PooledLinear(channels[-1], classes))
-    codes = {
-        k: Bottleneck(channels[k - 1], code, stride) for k, (code, stride) in (bottlenecks or {}).items()
-    }
+    codes = {k: Bottleneck(channels[k - 1], code, stride) for k, (code, stride) in (bottlenecks or {}).items()}
     return MultiExitNetwork(segments, heads, codes)

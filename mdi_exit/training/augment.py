@@ -10,7 +10,8 @@ from torch.nn import functional
 def augment(images: Tensor, padding: int, crop: int, cutout: int, generator: torch.Generator) -> Tensor:
     """Cut a random `crop` square out of each padded image (N, C, H, W), mirror half of them, grey a `cutout` square.
 
-    `crop` 0 keeps the size: the image is shifted by up to `padding` pixels. A smaller crop needs no padding. The border is mirrored, not black. All draws come from `generator`, on the processor, so that a seed gives the same
+    `crop` 0 keeps the size: the image is shifted by up to `padding` pixels, and its border is mirrored, not black. A
+    smaller crop needs no padding. All draws come from `generator`, on the processor, so that a seed gives the same
     batches on every device.
     """
     count, _, height, width = images.shape

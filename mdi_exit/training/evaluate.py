@@ -40,7 +40,8 @@ def probabilities(logits: NDArray[np.float32], temperature: float = 1.0) -> NDAr
     scaled = logits.astype(np.float64) / temperature
     scaled -= scaled.max(axis=-1, keepdims=True)
     exponentials = np.exp(scaled)
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+    shares: NDArray[np.float64] = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return shares
 
 
 def accuracies(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, ...]:

@@ -50,9 +50,7 @@ class TrainingConfig:
     ema_decay: float
     padding: int  # pixels
     cutout: int  # pixels, 0 for none
-    early_crop: (
-        int  # pixels, 0 for none: side of the crops that the first epochs are trained on, to save time
-    )
+    early_crop: int  # pixels, 0 for none: side of the crops that the first epochs are trained on, to save time
     early_crop_share: float  # of the epochs
     seed: int
 
@@ -110,6 +108,7 @@ def fit(
             "epoch": epoch + 1,
             "loss": loss,
             "validation_accuracy": list(accuracies(logits, validation[1])),
+            "epochs_planned": config.epochs,
             "duration_s": round(time.perf_counter() - started, 1),
         }
         run.history.append(entry)
@@ -160,7 +159,7 @@ def _train_epoch(
         run.optimizer.zero_grad(set_to_none=True)
         with _precision(device):
             loss = loss_of(batch.contiguous(memory_format=torch.channels_last), labels[chosen].to(device))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         run.optimizer.step()
         optimise.update_average(run.average, run.network, step, config.ema_decay)
         value = loss.item()
@@ -188,12 +187,11 @@ def _start(config: TrainingConfig, device: str) -> _Run:
     return _Run(network, average, optimise.make_optimizer(network, config.weight_decay), 0, [])
 
 
-def _fingerprint(
-    config: TrainingConfig, images: NDArray[np.uint8], labels: NDArray[np.int64]
-) -> dict[str, Any]:
+def _fingerprint(config: TrainingConfig, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> dict[str, Any]:
     """What must be the same for a run to be continued, as plain JSON."""
     described = json.loads(json.dumps(dataclasses.asdict(config)))
-    sums = f"{zlib.crc32(np.ascontiguousarray(images)):08x}-{zlib.crc32(np.ascontiguousarray(labels)):08x}"
+    del described["epochs"]  # a run may be cut short or lengthened: the rest of the schedule is fitted to that
+    sums = "-".join(f"{zlib.crc32(np.ascontiguousarray(array).data):08x}" for array in (images, labels))
     return {**described, "training_images": len(images), "training_images_sum": sums}
 
 
@@ -219,7 +217,8 @@ def _restore(run: _Run, path: Path, fingerprint: dict[str, Any], device: str) ->
         raise TrainingError(f"{path}: not a readable training state; remove it to start anew") from error
     if changed := [key for key in fingerprint if theirs.get(key) != fingerprint[key]]:
         raise TrainingError(
-            f"{path}: holds another run ({changed[0]} was {theirs.get(changed[0])!r}, now {fingerprint[changed[0]]!r}); "
+            f"{path}: holds another run ({changed[0]} was {theirs.get(changed[0])!r}, "
+            f"now {fingerprint[changed[0]]!r}); "
             "give the same options to continue it, or another --out"
         )
     run.network.load_state_dict(state["network"])

@@ -30,9 +30,7 @@ def exit_weights(exits: int) -> tuple[float, ...]:
     return tuple(FIRST_EXIT_WEIGHT + (1.0 - FIRST_EXIT_WEIGHT) * k / max(1, exits - 1) for k in range(exits))
 
 
-def joint_loss(
-    logits: Sequence[Tensor], labels: Tensor, weights: Sequence[float], smoothing: float
-) -> Tensor:
+def joint_loss(logits: Sequence[Tensor], labels: Tensor, weights: Sequence[float], smoothing: float) -> Tensor:
     """Weighted sum of every exit's cross-entropy."""
     losses = [functional.cross_entropy(each.float(), labels, label_smoothing=smoothing) for each in logits]
     return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()

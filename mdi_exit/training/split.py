@@ -9,9 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def stratified_split(
-    labels: NDArray[np.int64], share: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def stratified_split(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices (training, validation), both ascending; each class gives `share` of itself, at least one image."""
     generator = np.random.default_rng(seed)
     held: list[NDArray[np.int64]] = []

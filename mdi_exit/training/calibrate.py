@@ -1,0 +1,131 @@
+"""Make confidences mean something: one temperature per exit (papers.md section 3.2, all samples).
+
+Dividing an exit's logits by its temperature changes no prediction, only how sure the exit claims to be and so which
+data leave there. Fitted on images that the training never saw.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from mdi_exit.errors import UserError
+from mdi_exit.models import checkpoint
+from mdi_exit.models.card import Card, Figures
+from mdi_exit.models.multi_exit import MultiExitNetwork
+from mdi_exit.training import console, plots
+from mdi_exit.training.evaluate import accuracies, calibration_errors, exit_logits
+from mdi_exit.training.split import stratified_split
+
+# exp(+-3): a temperature beyond 20 or below a twentieth means the exit has learnt nothing
+_LOG_TEMPERATURE_MAX = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrateOptions:
+    """The `calibrate` command's options."""
+
+    checkpoint: str
+    data: str
+    out: Path
+    separate: bool
+    seed: int | None
+    test: str | None
+    test_name: str | None
+    device: str
+    threads: int
+
+
+def run_calibration(options: CalibrateOptions) -> Card:
+    """Fit the temperatures and write the calibrated checkpoint, `calibration.json` and `reliability.png` to `out`."""
+    device = console.prepare_device(options.device, options.threads)
+    network, card = checkpoint.load(options.checkpoint)
+    network.to(device)
+    images, labels = _held_out(options, card)
+    logits = _logits(network, images, "validation images")
+    temperatures = fit_temperatures(logits, labels)
+    card = dataclasses.replace(card, temperatures=temperatures)
+    words = f"{Path(options.data).name}, all images" if options.separate else f"{card.data}, held-out validation"
+    card = dataclasses.replace(card, validation=figures_of(card, words, logits, labels))
+    if options.test is not None:
+        card = measure_test(network, card, options.test, options.test_name)
+    options.out.mkdir(parents=True, exist_ok=True)
+    source = checkpoint.resolve(options.checkpoint)
+    target = options.out / source.name
+    if target.resolve() != source.resolve():
+        shutil.copyfile(source, target)
+    card.save(target.with_suffix(".json"))
+    summary = {"temperatures": temperatures, "validation": card.validation, "test": card.test}
+    text = json.dumps(summary, indent=2, default=dataclasses.asdict)
+    (options.out / "calibration.json").write_text(text + "\n", encoding="utf-8")
+    plots.plot_reliability(logits, labels, temperatures, options.out / "reliability.png")
+    console.print_card(card)
+    return card
+
+
+def fit_temperatures(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, ...]:
+    """The temperature of each exit that minimises the negative log-likelihood, for logits (K, N, classes)."""
+    return tuple(_fit_temperature(each.astype(np.float64), labels) for each in logits)
+
+
+def _fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    rows = np.arange(len(labels))
+
+    def negative_log_likelihood(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        scaled -= scaled.max(axis=1, keepdims=True)
+        return float(np.mean(np.log(np.exp(scaled).sum(axis=1)) - scaled[rows, labels]))
+
+    bounds = (-_LOG_TEMPERATURE_MAX, _LOG_TEMPERATURE_MAX)
+    found = minimize_scalar(negative_log_likelihood, bounds=bounds, method="bounded")
+    return round(float(np.exp(found.x)), 4)
+
+
+def figures_of(card: Card, data: str, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Figures:
+    """Accuracy and calibration error of each exit, before and with the card's temperatures."""
+    return Figures(
+        data=data,
+        images=len(labels),
+        accuracy=accuracies(logits, labels),
+        ece_before=calibration_errors(logits, labels, (1.0,) * card.model.exits),
+        ece_after=calibration_errors(logits, labels, card.temperatures),
+    )
+
+
+def measure_test(network: MultiExitNetwork, card: Card, source: str, name: str | None) -> Card:
+    """Fill in the card's test figures; nothing is fitted to these images."""
+    images, labels, classes = console.load_arrays(source, card.model.image_size, "test")
+    console.require_classes(card, classes, source)
+    logits = _logits(network, images, "test images")
+    return dataclasses.replace(card, test=figures_of(card, name or f"{Path(source).name}, test", logits, labels))
+
+
+def _logits(network: MultiExitNetwork, images: NDArray[np.uint8], what: str) -> NDArray[np.float32]:
+    with console.progress_bar() as bar:
+        task = bar.add_task(what, total=len(images))
+        return exit_logits(network, torch.from_numpy(images), progress=lambda done: bar.update(task, completed=done))
+
+
+def _held_out(options: CalibrateOptions, card: Card) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The images to fit on: what the training held out, or with `separate` all of other data."""
+    images, labels, classes = console.load_arrays(options.data, card.model.image_size, "train")
+    console.require_classes(card, classes, options.data)
+    if options.separate:
+        return images, labels
+    if len(labels) != card.data_images:
+        raise UserError(
+            f"{options.data}: has {len(labels)} images, the checkpoint was trained on data with {card.data_images}; "
+            "give the training data, whose held-out part is used, or --separate with other images"
+        )
+    if options.seed is not None and options.seed != card.seed:
+        raise UserError(f"--seed {options.seed}: the held-out part is that of the training's seed, {card.seed}")
+    _, held = stratified_split(labels, card.validation_share, card.seed)
+    return images[held], labels[held]

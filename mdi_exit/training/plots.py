@@ -1,0 +1,54 @@
+"""Figures of the training commands: curves over the epochs, reliability diagrams."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from mdi_exit.training.evaluate import ECE_BINS, probabilities
+
+
+def _write(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=110)
+
+
+def plot_history(history: list[dict[str, Any]], path: Path) -> None:
+    """Draw loss and each exit's validation accuracy over the epochs."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    losses, shares = figure.subplots(1, 2)
+    epochs = [entry["epoch"] for entry in history]
+    losses.plot(epochs, [entry["loss"] for entry in history], color="black")
+    losses.set(xlabel="epoch", ylabel="training loss, all exits")
+    for k, accuracy in enumerate(zip(*(entry["validation_accuracy"] for entry in history), strict=True), start=1):
+        shares.plot(epochs, [100 * share for share in accuracy], label=f"exit {k}")
+    shares.set(xlabel="epoch", ylabel="validation accuracy (%)")
+    shares.legend()
+    _write(figure, path)
+
+
+def plot_reliability(
+    logits: NDArray[np.float32], labels: NDArray[np.int64], temperatures: tuple[float, ...], path: Path
+) -> None:
+    """Draw accuracy over confidence for each exit, with temperature 1 and with the fitted ones."""
+    exits = len(temperatures)
+    figure = Figure(figsize=(2.6 * exits, 3.0), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, exits, sharey=True))
+    for k, panel in enumerate(panels):
+        correct = logits[k].argmax(axis=1) == labels
+        panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle="dashed")
+        for temperature, name in ((1.0, "before"), (temperatures[k], "after")):
+            confidence = probabilities(logits[k], temperature).max(axis=1)
+            number = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+            filled = [b for b in range(ECE_BINS) if np.any(number == b)]
+            means = [(confidence[number == b].mean(), correct[number == b].mean()) for b in filled]
+            panel.plot(*zip(*means, strict=True), marker="o", markersize=3, label=name)
+        panel.set(xlabel="confidence", title=f"exit {k + 1}, T = {temperatures[k]:.2f}", xlim=(0, 1), ylim=(0, 1))
+    panels[0].set_ylabel("accuracy")
+    panels[0].legend()
+    _write(figure, path)

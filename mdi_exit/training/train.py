@@ -1,0 +1,166 @@
+"""What the `train` command does: split, fit, keep the averaged weights, measure the checkpoint as written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mdi_exit.models import checkpoint
+from mdi_exit.models.card import BottleneckConfig, Card, CardError, ModelConfig
+from mdi_exit.models.multi_exit import MultiExitNetwork
+from mdi_exit.training import console, fit, plots
+from mdi_exit.training.calibrate import figures_of, measure_test
+from mdi_exit.training.evaluate import exit_logits
+from mdi_exit.training.split import stratified_split
+
+STATE_FILE = "training-state.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """The `train` command's options."""
+
+    data: str
+    out: Path
+    name: str
+    model: str
+    image_size: int
+    epochs: int
+    seed: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    label_smoothing: float
+    ema_decay: float
+    padding: int
+    cutout: int
+    early_crop: int
+    early_crop_share: float
+    validation_share: float
+    bottlenecks: tuple[str, ...]
+    test: str | None
+    data_name: str | None
+    device: str
+    threads: int
+    compiled: bool
+
+
+def run_training(options: TrainOptions) -> Card:
+    """Train, and write NAME.safetensors, NAME.json, `metrics.json` and `training.png` to `out`.
+
+    After every epoch `latest.safetensors` holds what there is so far, marked provisional.
+    """
+    device = console.prepare_device(options.device, options.threads)
+    images, labels, classes = console.load_arrays(options.data, options.image_size, "train")
+    chosen, held = stratified_split(labels, options.validation_share, options.seed)
+    config = _training_config(options, images[chosen], classes)
+    card = Card(
+        model=config.model,
+        seed=options.seed,
+        data=options.data_name or Path(options.data).name,
+        data_images=len(labels),
+        split=f"{len(chosen)} images trained on, {len(held)} held out for validation, stratified by class",
+        validation_share=options.validation_share,
+        epochs=options.epochs,
+        temperatures=(1.0,) * config.model.exits,
+        command=console.command_line(),
+        machine=console.machine_in_words(device),
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    validation = (images[held], labels[held])
+    average = _fit(options, config, card, (images[chosen], labels[chosen]), validation, device)
+    path = options.out / options.name
+    checkpoint.save(path, average, card)
+    network, card = checkpoint.load(path)
+    network.to(device)
+    logits = exit_logits(network, torch.from_numpy(validation[0]))
+    words = f"{card.data}, held-out validation"
+    card = dataclasses.replace(card, validation=figures_of(card, words, logits, validation[1]))
+    if options.test is not None:
+        card = measure_test(network, card, options.test, None)
+    card.save(path.with_name(path.name + ".json"))
+    console.print_card(card)
+    return card
+
+
+def _fit(
+    options: TrainOptions,
+    config: fit.TrainingConfig,
+    card: Card,
+    training: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    validation: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    device: str,
+) -> MultiExitNetwork:
+    """Fit with a progress bar, keeping a snapshot and the curves after every epoch."""
+    state = options.out / STATE_FILE
+    with console.progress_bar() as bar:
+        task = bar.add_task("training")
+
+        def show(step: fit.Progress) -> None:
+            words = f"epoch {step.epoch}/{options.epochs}, loss {step.loss:.3f}"
+            bar.update(task, completed=step.step, total=step.steps, description=words)
+
+        def keep(average: MultiExitNetwork, history: list[dict[str, Any]]) -> None:
+            snapshot = dataclasses.replace(card, epochs=len(history), provisional=len(history) < options.epochs)
+            checkpoint.save(options.out / "latest", average, snapshot)
+            text = json.dumps({"command": card.command, "seed": card.seed, "history": history}, indent=2)
+            (options.out / "metrics.json").write_text(text + "\n", encoding="utf-8")
+            plots.plot_history(history, options.out / "training.png")
+            last = history[-1]
+            shares = " ".join(f"{100 * share:.1f}" for share in last["validation_accuracy"])
+            print(f"epoch {last['epoch']}: loss {last['loss']:.3f}, validation accuracy (%) {shares}", flush=True)
+
+        try:
+            average, _ = fit.fit(config, *training, validation, state, device, options.compiled, show, keep)
+        except KeyboardInterrupt:
+            bar.stop()
+            done = f"the epochs finished so far are in {state}" if state.exists() else "no epoch was finished"
+            print(f"mdi-exit: interrupted; {done}; run the same command again to go on", file=sys.stderr)
+            raise SystemExit(130) from None
+    return average
+
+
+def _training_config(options: TrainOptions, images: NDArray[np.uint8], classes: tuple[str, ...]) -> fit.TrainingConfig:
+    mean, std = _channel_statistics(images)
+    bottlenecks = tuple(parse_bottleneck(text) for text in options.bottlenecks)
+    return fit.TrainingConfig(
+        model=ModelConfig(options.model, options.image_size, classes, mean, std, bottlenecks),
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        label_smoothing=options.label_smoothing,
+        ema_decay=options.ema_decay,
+        padding=options.padding,
+        cutout=options.cutout,
+        early_crop=options.early_crop,
+        early_crop_share=options.early_crop_share,
+        seed=options.seed,
+    )
+
+
+def parse_bottleneck(text: str) -> BottleneckConfig:
+    """Read CUT:CHANNELS:STRIDE (the stride may be left out)."""
+    try:
+        cut, channels, *stride = (int(part) for part in text.split(":"))
+        return BottleneckConfig(cut, channels, *stride)
+    except (ValueError, TypeError) as error:
+        raise CardError(f"--bottleneck {text!r}: allowed is CUT:CHANNELS:STRIDE, such as 1:4:2") from error
+
+
+def _channel_statistics(
+    images: NDArray[np.uint8],
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and deviation per channel in 0..1; of at most 5,000 images, more would not change the third digit."""
+    sample = images[:: max(1, len(images) // 5000)] / 255.0
+    mean = [round(float(value), 4) for value in sample.mean(axis=(0, 2, 3))]
+    std = [max(round(float(value), 4), 1e-3) for value in sample.std(axis=(0, 2, 3))]
+    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
