@@ -1,15 +1,16 @@
-"""What a worker keeps about each of its neighbours."""
+"""What a worker keeps about its neighbours."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from mdi_exit.core.types import Task, TaskKey, WorkerReport
+from mdi_exit.core.types import Limits, Routes, Task, TaskKey, WorkerReport
 
 
 @dataclass(slots=True)
 class Transfer:
-    """A hand-over under way: its tasks with their order, and those that came back before it was acknowledged."""
+    """A hand-over under way: its tasks with their places in line, and those that came back before its end."""
 
     tasks: list[tuple[int, Task]]
     returned: list[TaskKey] = field(default_factory=list)
@@ -20,8 +21,8 @@ class Neighbour:
     """A neighbour m (a NeighbourView): its last report, the measured D_nm, and what is under way to it."""
 
     name: str
+    waiting: tuple[int, ...]
     accepts: tuple[int, ...] = ()
-    waiting: tuple[int, ...] = ()
     output_queue: int = 0  # O_m
     compute_delay_s: float = 0.0  # Gamma_m
     transfer_delay_s: float = 0.0  # D_nm
@@ -30,7 +31,7 @@ class Neighbour:
     transfers: dict[int, Transfer] = field(default_factory=dict)
     declined: bool = False  # the policy said no and its retry time has not passed
     quarantined: bool = False
-    quarantine_s: float = 0.0  # the next quarantine's length; 0 while the link is good
+    quarantine_s: float = 0.0  # the last quarantine's length; 0 while the link is good
 
     @property
     def input_queue(self) -> int:
@@ -45,3 +46,53 @@ class Neighbour:
         self.waiting, self.output_queue = report.waiting, report.output_queue
         self.compute_delay_s = report.compute_delay_s
         return True
+
+    def quarantine(self, limits: Limits) -> float:
+        """Leave it alone for a while, each time twice as long until a delivery succeeds. Return how long."""
+        self.quarantined = True
+        self.quarantine_s = min(2 * self.quarantine_s or limits.quarantine_s, limits.quarantine_max_s)
+        return self.quarantine_s
+
+
+class Neighbourhood:
+    """All neighbours of one worker, and which of them lead where."""
+
+    def __init__(self, exits: int) -> None:
+        self.routes = Routes(-1, ((),) * exits, (), (), ())
+        self._exits = exits
+        self._by_name: dict[str, Neighbour] = {}
+        self._toward: tuple[tuple[Neighbour, ...], ...] = ((),) * exits
+
+    def __iter__(self) -> Iterator[Neighbour]:
+        return iter(self._by_name.values())
+
+    def get(self, name: str) -> Neighbour | None:
+        """Return a neighbour, or None when it is not one (any more)."""
+        return self._by_name.get(name)
+
+    def toward(self, k: int) -> tuple[Neighbour, ...]:
+        """Return the neighbours that host segment k or lead to a worker that does."""
+        return self._toward[k - 1]
+
+    def toward_source(self) -> str | None:
+        """Return the next hop for results: the nearest to the source that is not in quarantine."""
+        for name in self.routes.toward_source:
+            if not self._by_name[name].quarantined:
+                return name
+        return None
+
+    def replace(self, routes: Routes) -> list[Transfer]:
+        """Take over new routes, keep what is known of those who stay. Return what was under way to those who left."""
+        before, self._by_name = self._by_name, {}
+        for name in routes.peers:
+            neighbour = before.pop(name, None) or Neighbour(name, waiting=(0,) * self._exits)
+            neighbour.accepts = tuple(k for k, names in enumerate(routes.toward_segment, 1) if name in names)
+            self._by_name[name] = neighbour
+        self.routes = routes
+        self._toward = tuple(tuple(self._by_name[m] for m in names) for names in routes.toward_segment)
+        return [transfer for gone in before.values() for transfer in gone.transfers.values()]
+
+    def end_transfer(self, name: str, transfer_id: int) -> tuple[Neighbour | None, Transfer | None]:
+        """Return the neighbour and the hand-over that ended; None for whichever is not known any more."""
+        neighbour = self._by_name.get(name)
+        return neighbour, neighbour.transfers.pop(transfer_id, None) if neighbour else None

@@ -22,21 +22,10 @@ from typing import Any
 
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
-from mdi_exit.core.neighbour import Neighbour, Transfer
-from mdi_exit.core.queues import TaskQueue
-from mdi_exit.core.types import (
-    Arrival,
-    ExitReading,
-    Limits,
-    Result,
-    Routes,
-    Side,
-    Task,
-    TaskKey,
-    WorkerOptions,
-    WorkerReport,
-)
-from mdi_exit.core.views import ExitPolicy, OffloadingPolicy
+from mdi_exit.core.custody import Custody
+from mdi_exit.core.neighbour import Neighbour, Neighbourhood, Transfer
+from mdi_exit.core.types import Arrival, Limits, Result, Side, Task, TaskKey, WorkerOptions, WorkerReport
+from mdi_exit.core.views import ExitPolicy, OffloadingPolicy, QueueView
 
 _HEARTBEAT_TICKS = 20  # an unchanged report is still sent every so many gossip periods, so that lost news is repaired
 
@@ -61,20 +50,16 @@ class WorkerCore:
         assert len(thresholds) == exits - 1 and all(1 <= k <= exits for k in hosted)
         self.name, self.exits, self.hosted, self.is_source = name, exits, tuple(sorted(hosted)), is_source
         self.compute_delay_s = options.compute_delay_s
-        self.input, self.output, self.either = TaskQueue(exits), TaskQueue(exits), TaskQueue(exits)
+        self._tasks = Custody(exits, limits.finished_max)
+        self._neighbours = Neighbourhood(exits)
+        self._results: deque[Result] = deque(maxlen=limits.results_max)  # waiting for a way to the source
         self._thresholds, self._thresholds_version = thresholds, 0
         self._exit_policy, self._offloading, self._rng = exit_policy, offloading_policy, rng
         self._options, self._limits, self._epoch = options, limits, epoch
-        self._neighbours: dict[str, Neighbour] = {}
-        self._toward: tuple[tuple[Neighbour, ...], ...] = ((),) * exits
-        self._routes = Routes(-1, ((),) * exits, (), (), ())
-        self._computing: tuple[Task, ...] = ()
-        self._held: dict[TaskKey, Transfer | None] = {}  # every task in custody; its transfer while being sent
-        self._finished: dict[TaskKey, None] = {}  # computed here; oldest forgotten first
-        self._results: deque[Result] = deque(maxlen=limits.results_max)  # waiting for a way to the source
-        self._arrivals = self._transfers = self._reports = self._ticks = 0
+        self._transfers = epoch << 32  # numbers of hand-overs never repeat, also not after a restart
+        self._reports = self._ticks = 0
         self._measured = False
-        self._told: tuple[object, ...] = ()
+        self._told: tuple[int, ...] = ()
         self._effects: list[fx.WorkerEffect] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.TasksArrived: self._tasks_arrived,
@@ -94,7 +79,7 @@ class WorkerCore:
     def handle(self, event: ev.WorkerEvent, now: float) -> list[fx.WorkerEffect]:
         """Take in what happened at `now` (seconds since the run began) and return what to do about it.
 
-        `now` is not used to decide anything yet: time reaches the core as timers and measured durations.
+        `now` decides nothing yet: time reaches a worker as timers and as measured durations.
         """
         self._effects = []
         self._handlers[type(event)](event)
@@ -102,11 +87,23 @@ class WorkerCore:
         self._start_compute()
         return self._effects
 
-    # ---- what policies and the controller may look at
+    # ---- what policies, the controller and tests may look at
+
+    @property
+    def input(self) -> QueueView:
+        return self._tasks.input
+
+    @property
+    def output(self) -> QueueView:
+        return self._tasks.output
+
+    @property
+    def either(self) -> QueueView:
+        return self._tasks.either
 
     @property
     def computing(self) -> int:
-        return len(self._computing)
+        return len(self._tasks.computing)
 
     def threshold(self, k: int) -> float:
         """Return T_e^k, k = 1..K-1."""
@@ -114,112 +111,97 @@ class WorkerCore:
 
     def neighbours_toward(self, k: int) -> tuple[Neighbour, ...]:
         """Return the neighbours to which a task for segment k may be handed."""
-        return self._toward[k - 1]
+        return self._neighbours.toward(k)
 
     def observe(self) -> ev.SourceObserved:
         """Return the queue lengths the controller judges by."""
-        first = self.input.count(1) + self.output.count(1) + self.either.count(1)
-        return ev.SourceObserved(len(self.input) + len(self.either), len(self.output), first)
+        tasks = self._tasks
+        first = tasks.input.count(1) + tasks.output.count(1) + tasks.either.count(1)
+        return ev.SourceObserved(len(tasks.input) + len(tasks.either), len(tasks.output), first)
 
     @property
     def idle(self) -> bool:
         """Nothing is held: no task waiting, computing or being sent, no result waiting for a route."""
-        return not self._held and not self._results
+        return not len(self._tasks) and not self._results
 
     # ---- events
 
     def _tasks_arrived(self, event: ev.TasksArrived) -> None:
-        fresh = [task for task in event.tasks if task.key not in self._held]
-        accepted = event.sender is None or len(self._held) + len(fresh) <= self._limits.waiting_max
+        fresh = [task.key for task in event.tasks if task.key not in self._tasks]
+        accepted = event.sender is None or len(self._tasks) + len(fresh) <= self._limits.waiting_max
         if accepted:
             for task in event.tasks:
                 self._take_custody(task, Arrival.RECEIVED if event.sender else Arrival.ADMITTED)
         else:
-            self._discard([task.key for task in fresh])
+            self._discard(fresh)
         if event.sender is not None:
             self._effects.append(fx.Acknowledge(event.sender, event.transfer_id, accepted, self._report()))
 
     def _take_custody(self, task: Task, arrival: Arrival) -> None:
-        key = task.key
-        if key in self._held:
-            # Our own hand-over came round before its acknowledgement did: then it is ours again once that arrives.
-            if (transfer := self._held[key]) is not None:
-                transfer.returned.append(key)
-        elif key in self._finished:
-            self._discard([key])
+        if task.key in self._tasks:
+            self._tasks.came_back(task.key)
+        elif self._tasks.finished(task.key):
+            self._discard([task.key])
         else:
-            self._arrivals += 1
-            self._place(self._arrivals, task, arrival)
+            self._place(self._tasks.next_order(), task, arrival)
 
     def _place(self, order: int, task: Task, arrival: Arrival) -> None:
-        self._held[task.key] = None
         if task.k not in self.hosted:
             side = Side.OUTPUT
-        elif not self._toward[task.k - 1] or task.hops >= self._limits.hops_max:
+        elif not self._neighbours.toward(task.k) or task.hops >= self._limits.hops_max:
             side = Side.INPUT
         else:
             side = self._offloading.place(self, task, arrival, self._rng)
-        self._queue(side).push(order, task)
+        self._tasks.wait(side, order, task)
 
     def _segment_done(self, event: ev.SegmentDone) -> None:
-        assert event.tasks == self._computing and len(event.readings) == len(event.tasks)
-        self._computing = ()
-        sample = event.duration_s / len(event.tasks)
-        self.compute_delay_s = self._mean(self.compute_delay_s if self._measured else sample, sample)
+        self._tasks.stop_computing(event.tasks)
+        sample_s = event.duration_s / len(event.tasks)
+        self.compute_delay_s = self._mean(self.compute_delay_s if self._measured else sample_s, sample_s)
         self._measured = True
         results: list[Result] = []
-        gone: list[TaskKey] = []
         for task, reading in zip(event.tasks, event.readings, strict=True):
-            self._finish(task)
             if task.k == self.exits or self._exit_policy.leaves(task.k, reading, self):
-                results.append(_result(task, reading))
-                if task.k < self.exits:
-                    gone.append((task.data_id, task.attempt, task.k + 1))
+                leaving = (task.data_id, task.attempt, task.k)
+                results.append(Result(*leaving, reading.prediction, reading.confidence))
             else:
                 following = Task(task.data_id, task.attempt, task.k + 1, event.feature_bytes)
                 self._take_custody(following, Arrival.CONTINUED)
-        self._discard(gone)
+        if event.k < self.exits:
+            self._discard([(result.data_id, result.attempt, event.k + 1) for result in results])
         self._route_results(results)
 
     def _segment_failed(self, event: ev.SegmentFailed) -> None:
-        assert event.tasks == self._computing
-        self._computing = ()
-        for task in event.tasks:
-            self._finish(task)
+        self._tasks.stop_computing(event.tasks)
         self._discard([task.key for task in event.tasks])
         self._route_results([Result(t.data_id, t.attempt, t.k, -1, 0.0, event.reason) for t in event.tasks])
 
     def _tasks_delivered(self, event: ev.TasksDelivered) -> None:
-        neighbour, transfer = self._end_transfer(event.neighbour, event.transfer_id)
+        neighbour, transfer = self._neighbours.end_transfer(event.neighbour, event.transfer_id)
         if neighbour is None:
             return
         self._learn(neighbour, event.report)
         if transfer is None:
             return
         neighbour.quarantine_s = 0.0
-        sample = event.duration_s / len(transfer.tasks)
-        neighbour.transfer_delay_s = self._mean(neighbour.transfer_delay_s or sample, sample)
-        gone: list[TaskKey] = []
-        for order, task in transfer.tasks:
-            if task.key in transfer.returned:
-                self._place(order, task, Arrival.RETURNED)
-            else:
-                del self._held[task.key]
-                gone.append(task.key)
+        sample_s = event.duration_s / len(transfer.tasks)
+        neighbour.transfer_delay_s = self._mean(neighbour.transfer_delay_s or sample_s, sample_s)
+        gone = self._tasks.delivered(transfer)
         self._discard(gone)
+        self._return([(order, task) for order, task in transfer.tasks if task.key in transfer.returned])
 
     def _tasks_refused(self, event: ev.TasksRefused) -> None:
-        neighbour, transfer = self._end_transfer(event.neighbour, event.transfer_id)
+        neighbour, transfer = self._neighbours.end_transfer(event.neighbour, event.transfer_id)
         if neighbour is not None:
             self._learn(neighbour, event.report)
             self._quarantine(neighbour)
-        self._return(transfer)
+        self._return(transfer.tasks if transfer else [])
 
     def _tasks_undelivered(self, event: ev.TasksUndelivered) -> None:
-        neighbour, transfer = self._end_transfer(event.neighbour, event.transfer_id)
+        neighbour, transfer = self._neighbours.end_transfer(event.neighbour, event.transfer_id)
         if neighbour is not None and transfer is not None:
             self._quarantine(neighbour)
-        self._return(transfer)
+        self._return(transfer.tasks if transfer else [])
 
     def _report_received(self, event: ev.ReportReceived) -> None:
         if (neighbour := self._neighbours.get(event.report.worker)) is not None:
@@ -237,26 +219,18 @@ class WorkerCore:
         if event.version <= self._thresholds_version:
             return
         self._thresholds, self._thresholds_version = event.thresholds, event.version
-        for peer in self._routes.peers:
-            if peer != event.sender:
-                self._effects.append(fx.SendThresholds(peer, event.version, event.thresholds))
+        for neighbour in self._neighbours:
+            if neighbour.name != event.sender:
+                self._tell_thresholds(neighbour)
 
     def _routes_changed(self, event: ev.RoutesChanged) -> None:
-        routes = event.routes
-        if routes.version <= self._routes.version:
+        known = self._neighbours.routes.version
+        if event.routes.version <= known:
             return
-        if self._routes.version < 0:
+        if known < 0:
             self._effects.append(fx.SetTimer("gossip", self._options.gossip_s))
-        self._routes = routes
-        before, self._neighbours = self._neighbours, {}
-        for name in routes.peers:
-            neighbour = before.pop(name, None) or Neighbour(name, waiting=(0,) * self.exits)
-            neighbour.accepts = tuple(k for k, names in enumerate(routes.toward_segment, 1) if name in names)
-            self._neighbours[name] = neighbour
-        self._toward = tuple(tuple(self._neighbours[m] for m in names) for names in routes.toward_segment)
-        for lost in before.values():
-            for transfer in lost.transfers.values():
-                self._return(transfer)
+        for transfer in self._neighbours.replace(event.routes):
+            self._return(transfer.tasks)
         self._retry_results()
 
     def _timer_fired(self, event: ev.TimerFired) -> None:
@@ -274,9 +248,9 @@ class WorkerCore:
 
     def _start_sends(self) -> None:
         """Algorithm 2: let every free link take what the policy gives it."""
-        if not (len(self.output) or len(self.either)):
+        if not (len(self._tasks.output) or len(self._tasks.either)):
             return
-        free = [m for m in self._neighbours.values() if m.accepts and not (m.declined or m.quarantined)]
+        free = [m for m in self._neighbours if m.accepts and not (m.declined or m.quarantined)]
         if len(free) > 1:
             free = self._offloading.order(free, self._rng)
         for neighbour in free:
@@ -295,104 +269,78 @@ class WorkerCore:
             self._effects.append(fx.SetTimer(f"reconsider {neighbour.name}", self._offloading.retry_s))
 
     def _send(self, neighbour: Neighbour, k: int) -> None:
-        side = self.output if self.output.count(k) else self.either
-        taken = side.take(k, self._options.group_max)
-        assert taken, "the policy picked a segment nobody waits for"
         self._transfers += 1
-        transfer = neighbour.transfers[self._transfers] = Transfer(taken)
-        for _, task in taken:
-            self._held[task.key] = transfer
-        tasks = tuple(replace(task, hops=task.hops + 1) for _, task in taken)
+        transfer: Transfer = self._tasks.start_sending(k, self._options.group_max)
+        neighbour.transfers[self._transfers] = transfer
+        tasks = tuple(replace(task, hops=task.hops + 1) for _, task in transfer.tasks)
         self._effects.append(fx.SendTasks(neighbour.name, self._transfers, tasks))
 
     def _start_compute(self) -> None:
         """Algorithm 1's first line: take the next task, from the output queue when there is no other."""
-        if self._computing:
+        if self._tasks.computing:
             return
         side, k = Side.INPUT, self._offloading.next_to_run(self)
         if k is None:
-            side, k = Side.OUTPUT, self.output.oldest(self.hosted)
-        elif not self.input.count(k):
+            side, k = Side.OUTPUT, self._tasks.output.oldest(self.hosted)
+        elif not self._tasks.input.count(k):
             side = Side.EITHER
-        if k is None:
-            return
-        self._computing = tuple(task for _, task in self._queue(side).take(k, self._options.group_max))
-        assert self._computing, "the policy picked a segment nobody waits for"
-        self._effects.append(fx.RunSegment(k, self._computing))
+        if k is not None:
+            tasks = self._tasks.start_computing(side, k, self._options.group_max)
+            self._effects.append(fx.RunSegment(k, tasks))
 
     # ---- helpers
 
-    def _queue(self, side: Side) -> TaskQueue:
-        return self.input if side is Side.INPUT else self.output if side is Side.OUTPUT else self.either
-
     def _mean(self, mean: float, sample: float) -> float:
         return mean + self._options.delay_weight * (sample - mean)
-
-    def _finish(self, task: Task) -> None:
-        del self._held[task.key]
-        self._finished[task.key] = None
-        if len(self._finished) > self._limits.finished_max:
-            del self._finished[next(iter(self._finished))]
 
     def _discard(self, keys: list[TaskKey]) -> None:
         if keys:
             self._effects.append(fx.DiscardPayloads(tuple(keys)))
 
-    def _end_transfer(self, name: str, transfer_id: int) -> tuple[Neighbour | None, Transfer | None]:
-        neighbour = self._neighbours.get(name)
-        return neighbour, neighbour.transfers.pop(transfer_id, None) if neighbour else None
-
-    def _return(self, transfer: Transfer | None) -> None:
-        for order, task in transfer.tasks if transfer else ():
+    def _return(self, tasks: list[tuple[int, Task]]) -> None:
+        for order, task in tasks:
             self._place(order, task, Arrival.RETURNED)
 
     def _quarantine(self, neighbour: Neighbour) -> None:
-        if neighbour.quarantined:
-            return
-        limits = self._limits
-        neighbour.quarantined = True
-        neighbour.quarantine_s = min(2 * neighbour.quarantine_s or limits.quarantine_s, limits.quarantine_max_s)
-        self._effects.append(fx.SetTimer(f"quarantine {neighbour.name}", neighbour.quarantine_s))
+        if not neighbour.quarantined:
+            delay_s = neighbour.quarantine(self._limits)
+            self._effects.append(fx.SetTimer(f"quarantine {neighbour.name}", delay_s))
 
     def _learn(self, neighbour: Neighbour, report: WorkerReport) -> None:
         if neighbour.learn(report) and report.thresholds_version < self._thresholds_version:
-            news = fx.SendThresholds(neighbour.name, self._thresholds_version, self._thresholds)
-            self._effects.append(news)
+            self._tell_thresholds(neighbour)
+
+    def _tell_thresholds(self, neighbour: Neighbour) -> None:
+        self._effects.append(fx.SendThresholds(neighbour.name, self._thresholds_version, self._thresholds))
 
     def _report(self) -> WorkerReport:
         self._reports += 1
-        ks = range(1, self.exits + 1)
-        waiting = tuple(self.input.count(k) + self.either.count(k) for k in ks)
-        queued, delay_s = len(self.output), self.compute_delay_s
-        return WorkerReport(self.name, self._reports, self._epoch, waiting, queued, delay_s, self._thresholds_version)
+        tasks = self._tasks
+        waiting = tuple(tasks.input.count(k) + tasks.either.count(k) for k in range(1, self.exits + 1))
+        measured = (len(tasks.output), self.compute_delay_s)
+        return WorkerReport(self.name, self._reports, self._epoch, waiting, *measured, self._thresholds_version)
 
     def _gossip(self) -> None:
         self._effects.append(fx.SetTimer("gossip", self._options.gossip_s))
         self._ticks += 1
         state = (len(self.input), len(self.output), len(self.either), self._thresholds_version)
-        if state == self._told and self._ticks % _HEARTBEAT_TICKS:
-            return
-        self._told = state
-        report = self._report()
-        self._effects.extend(fx.SendReport(name, report) for name in self._routes.report_to)
+        if state != self._told or self._ticks % _HEARTBEAT_TICKS == 0:
+            self._told = state
+            report = self._report()
+            for name in self._neighbours.routes.report_to:
+                self._effects.append(fx.SendReport(name, report))
 
     def _route_results(self, results: list[Result]) -> None:
         if not results:
             return
         if self.is_source:
             self._effects.append(fx.DeliverResults(tuple(results)))
-            return
-        for name in self._routes.toward_source:
-            if not self._neighbours[name].quarantined:
-                self._effects.append(fx.SendResults(name, tuple(results)))
-                return
-        self._results.extend(results)
+        elif (name := self._neighbours.toward_source()) is not None:
+            self._effects.append(fx.SendResults(name, tuple(results)))
+        else:
+            self._results.extend(results)
 
     def _retry_results(self) -> None:
         waiting = list(self._results)
         self._results.clear()
         self._route_results(waiting)
-
-
-def _result(task: Task, reading: ExitReading) -> Result:
-    return Result(task.data_id, task.attempt, task.k, reading.prediction, reading.confidence)

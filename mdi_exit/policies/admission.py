@@ -32,8 +32,8 @@ class RateAdaptation:
     """Algorithm 3: thresholds fixed, the interarrival time mu follows the source's queues.
 
     Q < T_Q1: mu (1 - alpha); Q < T_Q2: mu (1 - beta) or unchanged; else mu (1 + beta) or (1 + alpha).
-    `signal` is Q: I_s + O_s as in the paper, or the data in flight (which also sees queues elsewhere). T_Q1, T_Q2, alpha,
-    beta as recalled of the paper (10, 30, 0.2, 0.1); s = 1 s and mu's start and bounds are ours.
+    `signal` is Q: I_s + O_s as in the paper, or the data in flight (which also sees queues elsewhere). T_Q1, T_Q2,
+    alpha, beta as recalled of the paper (10, 30, 0.2, 0.1); s = 1 s and mu's start and bounds are ours.
     """
 
     wants_arrivals: ClassVar[bool] = False
@@ -74,8 +74,9 @@ class ThresholdAdaptation:
     """Algorithm 4: the rate comes from an arrival process, the thresholds T_e^k follow the source's queues.
 
     Q < T_Q1: T (1 + alpha); Q < T_Q2: T (1 + beta) or unchanged; else T (1 - beta) or (1 - alpha); within
-    [threshold_min (T_e^min), threshold_max]. One value for all exits, or, when they start apart, each by the same factor.
-    T_e^min = 0.5 and the period are ours; the rest as in `RateAdaptation`. Arrivals beyond `queue_max` waiting data are shed.
+    [threshold_min (T_e^min), threshold_max]. One value for all exits, or, when they start apart, each by the same
+    factor. T_e^min = 0.5 and the period are ours; the rest as in `RateAdaptation`. Arrivals beyond `queue_max` waiting
+    data are shed.
     """
 
     wants_arrivals: ClassVar[bool] = True

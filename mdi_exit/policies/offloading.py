@@ -1,7 +1,8 @@
 """Offloading policies: where a task waits, what runs next, what a free link takes.
 
-`MdiExitOffloading` is Algorithms 1 (the split) and 2 of MDI-Exit. The paper's listing could not be read; each line that
-is uncertain is a named option, and its default is the reading that works best (see the class). The others are baselines.
+`MdiExitOffloading` is Algorithms 1 (the split) and 2 of MDI-Exit. The paper's listing could not be read; each line
+that is uncertain is a named option, and its default is the reading that works best (see the class). The others are
+baselines.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class MdiExitOffloading:
     - `output_limit` (T_O): 50 is recalled of the paper; with 50 the input queue stays near empty and hardly anything is
       offloaded, so the default is 5.
     - `split`: keep a task when I_n is empty or O_n > T_O ("idle_or_congested"), or only when I_n is empty ("idle").
-    - `first_task`: the listing puts a fresh datum into I_s ("input"), which caps the rate at what the source alone can do
-      of segment 1; "split" treats it like any other task.
+    - `first_task`: the listing puts a fresh datum into I_s ("input"), which caps the rate at what the source alone can
+      do of segment 1; "split" treats it like any other task.
     - `received_task`: "input" as listed; "split" lets it move on.
     - `gate`: O_n > I_m ("backpressure"), or O_n > 0 ("none").
     - `count_itself`: count the task itself at m, (I_m + 1) Gamma_m.

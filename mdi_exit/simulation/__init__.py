@@ -1,0 +1,1 @@
+"""Virtual time: the second driver of the same cores that run on devices."""
