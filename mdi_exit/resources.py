@@ -1,0 +1,48 @@
+"""Find what is shipped beside the code: the folder `cluster/` with topologies, devices and examples.
+
+In a checkout it lies next to the package, in an installed wheel inside it (hatch puts it there), so that its files
+are read the same way in both.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mdi_exit.errors import UserError
+
+SUFFIXES = (".yaml", ".yml")
+
+
+def cluster_dir(package: Path | None = None) -> Path:
+    """The folder of shipped YAML files; `package` is where mdi_exit itself lies, found when not given."""
+    package = package or Path(__file__).parent
+    installed = package / "cluster"
+    return installed if installed.is_dir() else package.parent / "cluster"
+
+
+def built_in(kind: str) -> tuple[str, ...]:
+    """Names of the shipped files of a kind ("topologies", "devices" or "examples"), sorted."""
+    return tuple(sorted(path.stem for path in (cluster_dir() / kind).glob("*.yaml")))
+
+
+def find(kind: str, reference: str, base: Path) -> Path:
+    """The file that `reference` means: a path (relative to the folder `base`) or a shipped file's bare name.
+
+    What looks like a path (it ends in .yaml or holds a separator) is never taken for a name. Raises UserError,
+    without file and key, which the caller knows, listing what is shipped.
+    """
+    if is_path(reference):
+        path = base / Path(reference).expanduser()
+        if path.is_file():
+            return path
+    else:
+        path = cluster_dir() / kind / f"{reference}.yaml"
+        if reference in built_in(kind):
+            return path
+    shipped = ", ".join(built_in(kind)) or "none"
+    raise UserError(f"no such file or name {reference!r}; allowed: a path to a YAML file, or {shipped}")
+
+
+def is_path(reference: str) -> bool:
+    """Whether a reference is a path, and not the name of something shipped."""
+    return reference.endswith(SUFFIXES) or "/" in reference or "\\" in reference

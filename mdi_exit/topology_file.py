@@ -1,0 +1,153 @@
+"""Topology files: YAML to a `Topology`.
+
+description: two devices and a hub      # optional
+source: hub
+workers: [hub, n1, n2]                  # or a mapping, where something is to be said of a worker:
+                                        #   n1: {device: jetson-nano, speed: 0.5, slice: 1-3, options: {...}}
+links:
+  - [hub, n1]                           # both ways
+  - {between: [hub, n2], bandwidth: 20 Mbit/s, latency_s: 0.002, loss: 0.01}
+  - {from: n1, to: n2}                  # one way
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+
+from mdi_exit import resources
+from mdi_exit.errors import UserError
+from mdi_exit.topology import Link, Topology, TopologyError, WorkerSettings
+from mdi_exit.yamlfile import STRICT, ConfigError, Place, check, describe, read_mapping
+
+_Name = Annotated[str, Field(min_length=1)]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # safe in file names and link labels
+_BANDWIDTH = re.compile(r"([0-9]*\.?[0-9]+)\s*([kMG]?)bit/s")
+_SCALE = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
+
+
+@dataclass(frozen=True, slots=True)
+class Shaping:
+    """What a link is like where its file says nothing of it."""
+
+    bandwidth_bps: float | None = None
+    latency_s: float = 0.0
+    loss: float = 0.0
+
+
+class ShapingSpec(BaseModel):
+    """The keys that shape a link, of one link or of all (an experiment's `links`)."""
+
+    model_config = STRICT
+    bandwidth_bps: Annotated[float, Field(gt=0)] | None = None
+    bandwidth: str | None = None  # the same for people: 20 Mbit/s
+    latency_s: Annotated[float, Field(ge=0)] = 0.0
+    loss: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    def over(self, defaults: Shaping, place: Place) -> Shaping:
+        """`defaults` with what was given here in their stead; `bandwidth_bps: null` takes a default limit off."""
+        given = {key: getattr(self, key) for key in self.model_fields_set if key != "bandwidth"}
+        given = {key: value for key, value in given.items() if key in Shaping.__dataclass_fields__}
+        if self.bandwidth is not None:
+            if "bandwidth_bps" in given:
+                raise place.refuse("gives bandwidth and bandwidth_bps", "one of them")
+            matched = _BANDWIDTH.fullmatch(self.bandwidth)
+            if not matched or float(matched[1]) == 0:
+                allowed = "a number with bit/s, kbit/s, Mbit/s or Gbit/s, such as 20 Mbit/s"
+                raise place.at("bandwidth").refuse(f"is {describe(self.bandwidth)}", allowed)
+            given["bandwidth_bps"] = float(matched[1]) * _SCALE[matched[2]]
+        return replace(defaults, **given)
+
+
+class _LinkSpec(ShapingSpec):
+    between: tuple[_Name, _Name] | None = None
+    sender: _Name | None = Field(default=None, alias="from")
+    to: _Name | None = None
+
+
+class _WorkerSpec(BaseModel):
+    model_config = STRICT
+    device: _Name | None = None
+    slice: Any = None
+    speed: Annotated[float, Field(gt=0)] = 1.0
+    options: dict[str, Any] = {}
+
+
+class _TopologySpec(BaseModel):
+    model_config = STRICT
+    name: _Name | None = None
+    description: str = ""
+    source: _Name
+    workers: Any
+    links: tuple[Any, ...] = ()
+
+
+def load(reference: str | Path, base: Path | None = None, shaping: Shaping | None = None) -> Topology:
+    """The topology of a shipped name or of a file (relative to the folder `base`).
+
+    `shaping` is for links of which the file says nothing. Raises ConfigError naming file and key.
+    """
+    try:
+        path = resources.find("topologies", str(reference), base or Path())
+    except UserError as error:
+        raise ConfigError(f"topology: {error}") from error
+    return parse_topology(read_mapping(path), Place(str(path)), path.stem, path.parent, shaping or Shaping())
+
+
+def built_in() -> tuple[str, ...]:
+    """Names of the shipped topologies."""
+    return resources.built_in("topologies")
+
+
+def parse_topology(content: Mapping[str, Any], place: Place, name: str, base: Path, shaping: Shaping) -> Topology:
+    """The topology of a mapping; paths in it are relative to the folder `base`."""
+    spec = check(_TopologySpec, content, place)
+    names, settings = _workers(spec.workers, place.at("workers"), base)
+    links = tuple(_link(entry, place.at("links", i), shaping) for i, entry in enumerate(spec.links))
+    try:
+        return Topology(spec.name or name, spec.source, names, links, settings, spec.description)
+    except TopologyError as error:
+        raise place.at(error.where).refuse(error.what) from error
+
+
+def _workers(value: Any, place: Place, base: Path) -> tuple[tuple[str, ...], dict[str, WorkerSettings]]:
+    if not isinstance(value, tuple | Mapping):
+        raise place.refuse(f"is {describe(value)}", "a list of names, or a mapping from names to settings")
+    for name in value:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise place.refuse(
+                f"holds {describe(name)} as a name", "letters, digits, '-', '_' and '.'; quote a name like '1'"
+            )
+    if isinstance(value, tuple):
+        return value, {}
+    settings = {}
+    for name, content in value.items():
+        if content is None:
+            continue
+        spec = check(_WorkerSpec, content, place.at(name))
+        device = spec.device
+        if device is not None and resources.is_path(device):
+            device = str(base / device)
+        settings[name] = WorkerSettings(device, spec.slice, spec.speed, spec.options)
+    return tuple(value), settings
+
+
+def _link(entry: Any, place: Place, shaping: Shaping) -> Link:
+    ends = "[a, b], or a mapping with between: [a, b] or with from: a and to: b"
+    if isinstance(entry, tuple):
+        entry = {"between": entry}
+        if len(entry["between"]) != 2:
+            raise place.refuse(f"has {len(entry['between'])} ends", ends)
+    spec = check(_LinkSpec, entry, place)
+    one_way = spec.sender is not None and spec.to is not None
+    if one_way == (spec.between is not None) or (spec.sender is None) != (spec.to is None):
+        raise place.refuse("does not say which two workers it joins", ends)
+    a, b = spec.between or (spec.sender, spec.to)
+    assert a is not None and b is not None
+    shape = spec.over(shaping, place)
+    return Link(a, b, one_way, shape.bandwidth_bps, shape.latency_s, shape.loss)

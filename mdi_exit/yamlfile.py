@@ -1,0 +1,208 @@
+"""YAML files of a user's, and the one line that says what is wrong with them.
+
+Every refusal reads `FILE: key.path: what is wrong; allowed: ...`. Scalars follow YAML 1.2: PyYAML's 1.1 would make a
+worker called `no` a truth value, `1:30` the number 90 and `1e-3` a text. A key given twice is refused, because
+whichever of the two won, it would be the wrong one for somebody.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Hashable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from mdi_exit.errors import UserError
+
+STRICT = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ConfigError(UserError):
+    """A file, or a setting given in its place, that says what cannot be."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value stands: the file (or what is named in its stead) and the keys that lead to it."""
+
+    file: str
+    keys: tuple[str | int, ...] = ()
+
+    def at(self, *keys: str | int) -> Place:
+        return Place(self.file, self.keys + keys)
+
+    def refuse(self, what: str, allowed: str | Iterable[str] = "") -> ConfigError:
+        """The error to raise about this place, as one line."""
+        path = ""
+        for key in self.keys:
+            path += f"[{key}]" if isinstance(key, int) else f".{key}" if path else str(key)
+        allowed = allowed if isinstance(allowed, str) else ", ".join(allowed)
+        parts = [self.file, path, what + (f"; allowed: {allowed}" if allowed else "")]
+        return ConfigError(" ".join(": ".join(part for part in parts if part).split()))
+
+    def unknown(self, what: str, name: object, allowed: Iterable[str]) -> ConfigError:
+        """Refuse a name that is not among `allowed`, with the one that was probably meant."""
+        known = list(allowed)
+        close = difflib.get_close_matches(str(name), known, 1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        return self.refuse(f"unknown {what} {name!r}{hint}", known or "none")
+
+
+# ---- reading
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2 scalars, refusing duplicated keys."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's name; filled below, for this class alone
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            if isinstance(key, Hashable):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def parse(text: str) -> Any:
+    """The value of a piece of YAML; raises yaml.YAMLError."""
+    return yaml.load(text, Loader=_Loader)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a file that must hold a mapping (or nothing: everything is defaulted). Raises ConfigError."""
+    place = Place(str(path))
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise place.refuse("no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise place.refuse(f"cannot be read ({error})") from error
+    except RecursionError as error:
+        raise place.refuse("nested too deeply") from error
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise place.refuse(f"{line}not valid YAML: {error.problem or error.context}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise place.refuse(f"not valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise place.refuse(f"holds {describe(content)}", "a mapping, lines of `key: value`")
+    return content
+
+
+# ---- checking
+
+Model = TypeVar("Model", bound=pydantic.BaseModel)
+Record = TypeVar("Record")
+
+
+def check(model: type[Model], content: object, place: Place) -> Model:
+    """Validate a mapping against a pydantic model; raises ConfigError for the first mistake."""
+    if not isinstance(content, Mapping):
+        raise place.refuse(f"is {describe(content)}", "a mapping with " + ", ".join(_keys_of(model)))
+    for key in content:
+        if not isinstance(key, str) or key not in _keys_of(model):
+            raise place.unknown("key", key, _keys_of(model))
+    try:
+        return model.model_validate(_frozen(content))
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        keys = tuple(key for key in first["loc"] if not isinstance(key, str) or "[" not in key)
+        raise _translate(place.at(*keys), first) from error
+
+
+def build(record: type[Record], content: Mapping[str, Any], place: Place) -> Record:
+    """Make a frozen dataclass from a mapping of its fields; raises ConfigError for unknown keys and bad values.
+
+    Goes by way of a pydantic model with the same fields, because pydantic validates a plain dataclass neither
+    strictly nor against unknown keys.
+    """
+    assert dataclasses.is_dataclass(record)
+    hints = typing.get_type_hints(record)
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(record):
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        fields[field.name] = (hints[field.name], ... if required else None)
+    model = pydantic.create_model(record.__name__, __config__=STRICT, **fields)
+    checked = check(model, content, place)
+    try:
+        return record(**{name: getattr(checked, name) for name in content})
+    except ValueError as error:
+        raise place.refuse(str(error)) from error
+
+
+def describe(value: object) -> str:
+    """A value of a file in words that fit into a line."""
+    if value is None:
+        return "empty"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _keys_of(model: type[pydantic.BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples: what is read is not changed afterwards."""
+    if isinstance(value, Mapping):
+        return {key: _frozen(entry) for key, entry in value.items()}
+    return tuple(_frozen(entry) for entry in value) if isinstance(value, list | tuple) else value
+
+
+_ALLOWED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "mapping_type": "a mapping",
+    "model_type": "a mapping",
+    "finite_number": "a finite number",
+    "greater_than": "above {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "below {lt}",
+    "less_than_equal": "{le} or less",
+    "string_too_short": "text that is not empty",
+    "literal_error": "{expected}",
+}
+
+
+def _translate(place: Place, error: Any) -> ConfigError:
+    """pydantic's account of a mistake, in the words of a YAML file."""
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "missing":
+        return place.refuse("is missing")
+    if kind == "extra_forbidden":
+        return place.refuse("unknown key")
+    if kind == "value_error":
+        return place.refuse(str(context["error"]))
+    allowed = _ALLOWED.get(kind, "").format(**context) or str(error["msg"])
+    return place.refuse(f"is {describe(error['input'])}", allowed.replace("True", "true").replace("False", "false"))
