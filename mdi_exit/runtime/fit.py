@@ -1,0 +1,59 @@
+"""Whether a decoded message makes sense for the network at hand: `wire` knows the types, this knows the ranges.
+
+The cores rely on these (a k beyond the last segment would be an index error), and a neighbour of another version or
+with damaged memory must not bring a worker down.
+"""
+
+from __future__ import annotations
+
+import math
+
+from mdi_exit.core import effects as fx
+from mdi_exit.core import types as ty
+from mdi_exit.wire import TENSOR_BYTES_MAX, LinkMessage, WireError
+
+_INT_MAX = 2**63 - 1
+
+
+def check_fit(message: LinkMessage, exits: int) -> None:
+    """Refuse what no worker of a network with `exits` exits would say. Raises WireError."""
+    if isinstance(message, fx.SendTasks):
+        _check_tasks(message.tasks, exits)
+        _require(0 <= message.transfer_id <= _INT_MAX, "transfer_id is out of range")
+    elif isinstance(message, fx.Acknowledge):
+        _require(0 <= message.transfer_id <= _INT_MAX, "transfer_id is out of range")
+        _check_report(message.report, exits)
+    elif isinstance(message, fx.SendReport):
+        _check_report(message.report, exits)
+    elif isinstance(message, fx.SendResults):
+        for result in message.results:
+            _require(1 <= result.k <= exits, "a result's k is out of range")
+            _require(0 <= result.data_id <= _INT_MAX and 0 <= result.attempt <= _INT_MAX, "a result's number")
+            _require(math.isfinite(result.confidence), "a result's confidence is not a number")
+    else:
+        _require(0 <= message.version <= _INT_MAX, "the thresholds' version is out of range")
+        _require(len(message.thresholds) == exits - 1, "another number of thresholds than exits")
+        _require(all(map(math.isfinite, message.thresholds)), "a threshold is not a number")
+
+
+def _check_tasks(tasks: tuple[ty.Task, ...], exits: int) -> None:
+    _require(len(tasks) > 0, "a hand-over of no tasks")
+    k = tasks[0].k
+    _require(1 <= k <= exits, "a task's k is out of range")
+    for task in tasks:
+        _require(task.k == k, "tasks of different segments in one hand-over")
+        smallest, largest = min(task.data_id, task.attempt, task.hops), max(task.data_id, task.attempt, task.hops)
+        _require(smallest >= 0 and largest <= _INT_MAX, "a task's number is out of range")
+        _require(0 <= task.payload_bytes <= TENSOR_BYTES_MAX, "a task's payload_bytes is out of range")
+
+
+def _check_report(report: ty.WorkerReport, exits: int) -> None:
+    _require(len(report.waiting) == exits, "a report for another number of segments")
+    numbers = (*report.waiting, report.sequence, report.epoch, report.output_queue, report.thresholds_version)
+    _require(min(numbers) >= 0 and max(numbers) <= _INT_MAX, "a report's number is out of range")
+    _require(0 <= report.compute_delay_s < math.inf, "a report's compute_delay_s is out of range")
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise WireError(otherwise)

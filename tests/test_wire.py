@@ -1,0 +1,234 @@
+"""The wire: everything sent comes back equal, and whatever a peer gets wrong is a WireError and nothing else."""
+
+from __future__ import annotations
+
+import math
+import random
+import types
+import typing
+from dataclasses import fields, replace
+from enum import Enum
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdi_exit import wire
+from mdi_exit.core import effects as fx
+from mdi_exit.core import events as ev
+from mdi_exit.core.types import Outcome, Result, Task, WorkerReport
+from mdi_exit.runtime.fit import check_fit
+
+EXITS = 5
+REPORT = WorkerReport("b", 4, 0, (0, 1, 2, 0, 0), 3, 0.002, 1)
+TASK = Task(7, 0, 2, 16, 1)
+MESSAGES: list[wire.LinkMessage] = [
+    fx.SendTasks("b", 1, (TASK, Task(8, 1, 2, 16))),
+    fx.Acknowledge("a", 1, True, REPORT),
+    fx.SendResults("a", (Result(7, 0, 2, 3, 0.9), Result(8, 1, 5, -1, 0.0, "broken"))),
+    fx.SendReport("a", REPORT),
+    fx.SendThresholds("b", 2, (0.5, 0.6, 0.7, 0.8)),
+]
+TENSORS = [np.arange(8, dtype=np.float16).reshape(2, 2, 2), np.ones((2, 2, 2), np.float16)]
+
+
+def frames_of(message: wire.LinkMessage) -> list[bytes]:
+    """What really arrives: bytes, not views of the sender's memory."""
+    tensors = TENSORS if isinstance(message, fx.SendTasks) else []
+    return [bytes(frame) for frame in wire.encode(message, tensors)]
+
+
+def values_of(hint: typing.Any) -> st.SearchStrategy[typing.Any]:
+    """Any value an annotation of the core allows."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        if arguments[-1] is Ellipsis:
+            return st.lists(values_of(arguments[0]), max_size=3).map(tuple)
+        return st.tuples(*map(values_of, arguments))
+    if origin in (types.UnionType, typing.Union):
+        return st.one_of(*(st.none() if argument is types.NoneType else values_of(argument) for argument in arguments))
+    if hint is int:
+        return st.integers(-(2**63), 2**64 - 1)
+    if hint is float:
+        return st.floats(allow_nan=False)
+    if issubclass(hint, Enum):
+        return st.sampled_from(list(hint))
+    return {str: st.text("aé\0 ", max_size=4), bool: st.booleans()}[hint] if hint in (str, bool) else instances_of(hint)
+
+
+def instances_of(kind: type[typing.Any]) -> st.SearchStrategy[typing.Any]:
+    hints = typing.get_type_hints(kind)
+    return st.builds(kind, **{field.name: values_of(hints[field.name]) for field in fields(kind)})
+
+
+def test_every_event_and_effect_has_a_tag() -> None:
+    kinds = set(wire.TABLE.values())
+    assert len(kinds) == len(wire.TABLE)
+    assert set(typing.get_args(ev.Event)) | set(typing.get_args(fx.Effect)) <= kinds
+
+
+@pytest.mark.parametrize("kind", wire.TABLE.values(), ids=lambda kind: kind.__name__)
+@given(data=st.data())
+@settings(max_examples=20)
+def test_every_value_comes_back_equal(kind: type, data: st.DataObject) -> None:
+    value = data.draw(instances_of(kind))
+    packed = wire.pack((0.5, "n", None, True, 3, b"raw", value, (value,)))
+    assert wire.unpack(packed) == (0.5, "n", None, True, 3, b"raw", value, (value,))
+
+
+def test_nan_and_enums_come_back_as_themselves() -> None:
+    back = wire.unpack(wire.pack(fx.Complete(1, Outcome.LOST, 0, -1, math.nan, 1, 2)))
+    assert back.outcome is Outcome.LOST and math.isnan(back.confidence) and type(back.latency_s) is float
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_messages_of_a_link_round_trip_with_their_tensors(message: wire.LinkMessage) -> None:
+    decoded, tensors = wire.decode(frames_of(message))
+    check_fit(decoded, EXITS)
+    assert decoded == message
+    expected = TENSORS if isinstance(message, fx.SendTasks) else []
+    assert len(tensors) == len(expected)
+    for tensor, original in zip(tensors, expected, strict=True):
+        assert tensor.dtype == original.dtype
+        np.testing.assert_array_equal(tensor, original)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "int8"])
+@pytest.mark.parametrize("shape", [(3, 4, 5), (1,), (0, 4), ()])
+def test_tensors_of_every_type_and_shape(dtype: str, shape: tuple[int, ...]) -> None:
+    tensor = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+    _, (back,) = wire.decode([bytes(f) for f in wire.encode(fx.SendTasks("b", 1, (TASK,)), [tensor])])
+    assert back.dtype == tensor.dtype and back.shape == tensor.shape
+    np.testing.assert_array_equal(back, tensor)
+
+
+def test_tensors_are_copied_neither_out_nor_in() -> None:
+    tensor = np.zeros((4, 4), np.float32)
+    frames = wire.encode(fx.SendTasks("b", 1, (TASK,)), [tensor])
+    assert np.shares_memory(np.frombuffer(frames[1], np.uint8), tensor)
+    _, (back,) = wire.decode(frames)
+    assert np.shares_memory(back, tensor)
+    strided = np.arange(16, dtype=np.float32).reshape(4, 4).T
+    _, (back,) = wire.decode(wire.encode(fx.SendTasks("b", 1, (TASK,)), [strided]))
+    np.testing.assert_array_equal(back, strided)
+
+
+@given(message=st.sampled_from(MESSAGES), seed=st.integers(0, 2**32))
+@settings(max_examples=500)
+def test_mutated_frames_are_refused_or_still_fit(message: wire.LinkMessage, seed: int) -> None:
+    rng = random.Random(seed)
+    frames = [bytearray(frame) for frame in frames_of(message)]
+    for _ in range(rng.randint(1, 4)):
+        frame = rng.choice(frames)
+        change = rng.randrange(4)
+        if change == 0 and frame:
+            frame[rng.randrange(len(frame))] = rng.randrange(256)
+        elif change == 1:
+            frame.insert(rng.randint(0, len(frame)), rng.randrange(256))
+        elif change == 2:
+            del frame[rng.randint(0, len(frame)) :]
+        else:
+            frames.insert(rng.randint(0, len(frames)), bytearray(rng.randbytes(rng.randrange(9))))
+    try:
+        decoded, tensors = wire.decode([bytes(frame) for frame in frames])
+        check_fit(decoded, EXITS)
+    except wire.WireError:
+        return
+    assert isinstance(decoded, typing.get_args(wire.LinkMessage)) and len(tensors) in (0, len(TENSORS))
+
+
+@given(st.lists(st.binary(max_size=64), max_size=4), st.binary(max_size=64))
+def test_random_bytes_are_refused(frames: list[bytes], packed: bytes) -> None:
+    with pytest.raises(wire.WireError):
+        wire.decode(frames)
+    try:
+        wire.unpack(packed)
+    except wire.WireError as error:
+        assert str(error)
+
+
+JSON_LIKE = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=4)
+    | st.binary(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.integers(0, 80) | st.text(max_size=2), inner, max_size=2)
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON_LIKE)
+@settings(max_examples=300)
+def test_well_formed_msgpack_of_anything_is_refused_as_a_message(content: object) -> None:
+    for header in (content, [wire.VERSION, content, []], [wire.VERSION, {16: content}, []]):
+        with pytest.raises(wire.WireError):
+            wire.decode([msgpack.packb(header)])
+
+
+def header(*content: object) -> list[bytes]:
+    return [msgpack.packb(content)]
+
+
+GOOD_TASKS = {16: ["b", 1, [{1: [7, 0, 2, 16, 1]}]]}
+
+
+@pytest.mark.parametrize(
+    ("frames", "complaint"),
+    [
+        ([], "0 frames"),
+        ([b"\x00"] * (wire.FRAMES_MAX + 1), "frames"),
+        (header(wire.VERSION + 1, GOOD_TASKS, []), "speaks version 2"),
+        (header(wire.VERSION, {24: ["gossip", 1.0]}, []), "SetTimer is no message"),
+        (header(wire.VERSION, {99: []}, []), "unknown tag 99"),
+        (header(wire.VERSION, {16: ["b", 1]}, []), "SendTasks has 3 fields"),
+        (header(wire.VERSION, {16: ["b", True, []]}, []), "bool where int"),
+        (header(wire.VERSION, {16: [b"b", 1, []]}, []), "bytes where str"),
+        (header(wire.VERSION, {16: ["b", 1, [[7, 0, 2, 16, 1]]]}, []), "tuple where Task"),
+        (header(wire.VERSION, GOOD_TASKS, [[2, [4]]]), "another number of tensors"),
+        ([*header(wire.VERSION, GOOD_TASKS, [[9, [4]]]), b"1234"], "unknown tensor type"),
+        ([*header(wire.VERSION, GOOD_TASKS, [[0, [5]]]), b"1234"], "came as 4 bytes"),
+        ([*header(wire.VERSION, GOOD_TASKS, [[0, [-2, -2]]]), b"1234"], "dimension is -2"),
+        ([*header(wire.VERSION, GOOD_TASKS, [[0, [2**40, 0]]]), b""], "dimension is"),
+        ([*header(wire.VERSION, GOOD_TASKS, [[0, [1] * 9]]), b"1"], "not a short list"),
+        ([*header(wire.VERSION, GOOD_TASKS, [[0, [1]], [0, [1]]]), b"1", b"1"], "2 tensors with"),
+        ([*header(wire.VERSION, {18: ["a", []]}, [[0, [1]]]), b"1"], "1 tensors with a SendResults"),
+        ([b"\xdd\xff\xff\xff\xff"], "max_array_len"),
+        ([b"\x91" * 100_000], "not a message"),
+        ([b"\x00" * (wire.HEADER_BYTES_MAX + 1)], "allowed are"),
+    ],
+)
+def test_each_mistake_is_named(frames: list[bytes], complaint: str) -> None:
+    with pytest.raises(wire.WireError, match=complaint):
+        wire.decode(frames)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        fx.SendTasks("b", 1, ()),
+        fx.SendTasks("b", 1, (replace(TASK, k=0),)),
+        fx.SendTasks("b", 1, (replace(TASK, k=EXITS + 1),)),
+        fx.SendTasks("b", 1, (TASK, replace(TASK, k=3))),
+        fx.SendTasks("b", 1, (replace(TASK, data_id=-1),)),
+        fx.SendTasks("b", 1, (replace(TASK, payload_bytes=-1),)),
+        fx.SendTasks("b", -1, (TASK,)),
+        fx.Acknowledge("a", 1, True, replace(REPORT, waiting=(1,))),
+        fx.SendReport("a", replace(REPORT, compute_delay_s=math.nan)),
+        fx.SendReport("a", replace(REPORT, waiting=(0, 0, 0, 0, -9))),
+        fx.SendReport("a", replace(REPORT, sequence=2**64 - 1)),
+        fx.SendResults("a", (Result(7, 0, 6, 3, 0.9),)),
+        fx.SendResults("a", (Result(7, 0, 2, 3, math.inf),)),
+        fx.SendThresholds("a", 1, (0.5,)),
+        fx.SendThresholds("a", 1, (0.5, 0.5, 0.5, math.nan)),
+    ],
+)
+def test_what_no_worker_of_this_network_would_say_is_refused(message: wire.LinkMessage) -> None:
+    decoded, _ = wire.decode([bytes(frame) for frame in wire.encode(message)])
+    with pytest.raises(wire.WireError):
+        check_fit(decoded, EXITS)
