@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mdi_exit import public_sets
-from mdi_exit.public_sets import DatasetError
+from mdi_exit.public_sets import DatasetError as DatasetError  # also this module's own error
 
 SAMPLE = "sample"  # the name of the bundled 1,000 images
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm")
+# Only these decoders run, whatever a file claims to be: some of the others start programs (EPS: Ghostscript).
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "PPM")
 # A photograph is a few MB. What claims to be more is refused unread: a zip's member can inflate a thousandfold.
 MEMBER_BYTES_MAX = 64 * 2**20
 # Reading every header of 50,000 members takes longer than decoding what a run needs; the rest is checked on access.
@@ -51,11 +53,11 @@ class _Folder:
         self.members = sorted(path.relative_to(root).as_posix() for path in found)
 
     def size(self, name: str) -> tuple[int, int]:
-        with Image.open(self.root / name) as image:
+        with Image.open(self.root / name, formats=FORMATS) as image:
             return image.height, image.width
 
     def pixels(self, name: str) -> Image.Image:
-        with Image.open(self.root / name) as image:
+        with Image.open(self.root / name, formats=FORMATS) as image:
             return _rgb(image)
 
 
@@ -73,7 +75,7 @@ class _Zip:
         info = self.infos[name]
         if info.file_size > MEMBER_BYTES_MAX:
             raise ValueError(f"{info.file_size} bytes, the most allowed is {MEMBER_BYTES_MAX}")
-        return Image.open(io.BytesIO(self.archive.read(info)))
+        return Image.open(io.BytesIO(self.archive.read(info)), formats=FORMATS)
 
     def size(self, name: str) -> tuple[int, int]:
         with self._open(name) as image:

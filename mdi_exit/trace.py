@@ -81,7 +81,8 @@ class ExitTrace:
     def load(cls, path: str | Path) -> ExitTrace:
         """Read a trace; raises TraceError in one line that names the file and what is wrong with it."""
         try:
-            with np.load(path, allow_pickle=False) as content:
+            # opened here, because numpy leaves a damaged file open
+            with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as content:
                 if missing := [name for name in _ARRAYS if name not in content]:
                     raise TraceError(f"array {missing[0]} is missing")
                 arrays = {name: content[name] for name in _ARRAYS}
