@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mdi_exit.errors import UserError
+from mdi_exit.yamlfile import Place
 
 SUFFIXES = (".yaml", ".yml")
+WEIGHTS_SUFFIX = ".safetensors"
 
 
 def cluster_dir(package: Path | None = None) -> Path:
@@ -25,22 +26,35 @@ def built_in(kind: str) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in (cluster_dir() / kind).glob("*.yaml")))
 
 
-def find(kind: str, reference: str, base: Path) -> Path:
+def find(kind: str, reference: str, base: Path, place: Place) -> Path:
     """The file that `reference` means: a path (relative to the folder `base`) or a shipped file's bare name.
 
-    What looks like a path (it ends in .yaml or holds a separator) is never taken for a name. Raises UserError,
-    without file and key, which the caller knows, listing what is shipped.
+    What looks like a path (it ends in .yaml or holds a separator) is never taken for a name. Raises ConfigError about
+    `place`, which holds the reference, listing what is shipped.
     """
-    if is_path(reference):
-        path = base / Path(reference).expanduser()
-        if path.is_file():
-            return path
-    else:
-        path = cluster_dir() / kind / f"{reference}.yaml"
-        if reference in built_in(kind):
-            return path
-    shipped = ", ".join(built_in(kind)) or "none"
-    raise UserError(f"no such file or name {reference!r}; allowed: a path to a YAML file, or {shipped}")
+    path = base / Path(reference).expanduser() if is_path(reference) else cluster_dir() / kind / f"{reference}.yaml"
+    if path.is_file():
+        return path
+    what = f"no such file {path}" if is_path(reference) else f"no such name {reference!r}"
+    raise place.refuse(what, f"a path to a YAML file, or {', '.join(built_in(kind))}")
+
+
+def find_checkpoint(reference: str, base: Path, place: Place) -> Path:
+    """The weights' file of a checkpoint: a path (suffix optional, relative to `base`) or a bundled bare name.
+
+    Torch-free, unlike `models.checkpoint`. Raises ConfigError about `place`, listing what is bundled.
+    """
+    path = base / Path(reference).expanduser()
+    stem = path.with_suffix("") if path.suffix in (WEIGHTS_SUFFIX, ".json") else path
+    weights = stem.with_name(stem.name + WEIGHTS_SUFFIX)
+    if weights.is_file():
+        return weights
+    assets = Path(__file__).parent / "assets"
+    bundled = {path.stem: path for path in sorted(assets.glob(f"*{WEIGHTS_SUFFIX}"))}
+    if reference in bundled:
+        return bundled[reference]
+    allowed = f"a path to NAME{WEIGHTS_SUFFIX}, or {', '.join(bundled) or 'none bundled'}"
+    raise place.refuse(f"no such checkpoint {reference!r} ({weights} is missing)", allowed)
 
 
 def is_path(reference: str) -> bool:

@@ -68,6 +68,7 @@ class Topology:
     links: tuple[Link, ...]
     settings: Mapping[str, WorkerSettings] = field(default_factory=dict, hash=False)
     description: str = ""
+    file: str = ""  # where it was read, for messages
 
     def __post_init__(self) -> None:
         _check_names(self)

@@ -21,9 +21,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from mdi_exit import resources
-from mdi_exit.errors import UserError
+from mdi_exit.core.types import WorkerOptions
 from mdi_exit.topology import Link, Topology, TopologyError, WorkerSettings
-from mdi_exit.yamlfile import STRICT, ConfigError, Place, check, describe, read_mapping
+from mdi_exit.yamlfile import STRICT, Place, build, check, describe, read_mapping
 
 _Name = Annotated[str, Field(min_length=1)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # safe in file names and link labels
@@ -87,15 +87,14 @@ class _TopologySpec(BaseModel):
     links: tuple[Any, ...] = ()
 
 
-def load(reference: str | Path, base: Path | None = None, shaping: Shaping | None = None) -> Topology:
-    """The topology of a shipped name or of a file (relative to the folder `base`).
+def load(
+    reference: str | Path, base: Path | None = None, shaping: Shaping | None = None, place: Place | None = None
+) -> Topology:
+    """The topology of a shipped name or of a file (relative to the folder `base`), which `place` refers to.
 
     `shaping` is for links of which the file says nothing. Raises ConfigError naming file and key.
     """
-    try:
-        path = resources.find("topologies", str(reference), base or Path())
-    except UserError as error:
-        raise ConfigError(f"topology: {error}") from error
+    path = resources.find("topologies", str(reference), base or Path(), place or Place("topology"))
     return parse_topology(read_mapping(path), Place(str(path)), path.stem, path.parent, shaping or Shaping())
 
 
@@ -110,7 +109,7 @@ def parse_topology(content: Mapping[str, Any], place: Place, name: str, base: Pa
     names, settings = _workers(spec.workers, place.at("workers"), base)
     links = tuple(_link(entry, place.at("links", i), shaping) for i, entry in enumerate(spec.links))
     try:
-        return Topology(spec.name or name, spec.source, names, links, settings, spec.description)
+        return Topology(spec.name or name, spec.source, names, links, settings, spec.description, place.file)
     except TopologyError as error:
         raise place.at(error.where).refuse(error.what) from error
 
@@ -132,7 +131,8 @@ def _workers(value: Any, place: Place, base: Path) -> tuple[tuple[str, ...], dic
         spec = check(_WorkerSpec, content, place.at(name))
         device = spec.device
         if device is not None and resources.is_path(device):
-            device = str(base / device)
+            device = str((base / device).absolute())
+        build(WorkerOptions, spec.options, place.at(name, "options"))
         settings[name] = WorkerSettings(device, spec.slice, spec.speed, spec.options)
     return tuple(value), settings
 

@@ -139,7 +139,7 @@ def build(record: type[Record], content: Mapping[str, Any], place: Place) -> Rec
     strictly nor against unknown keys.
     """
     assert dataclasses.is_dataclass(record)
-    hints = typing.get_type_hints(record)
+    hints = typing.get_type_hints(record, include_extras=True)
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(record):
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

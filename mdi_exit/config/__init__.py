@@ -1,0 +1,6 @@
+"""An experiment: validated YAML to frozen objects. Read `experiment`, then `schema`, then `load`."""
+
+from mdi_exit.config.experiment import Experiment, RuntimeSettings
+from mdi_exit.config.load import load_experiment, parse_setting
+
+__all__ = ["Experiment", "RuntimeSettings", "load_experiment", "parse_setting"]

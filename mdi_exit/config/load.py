@@ -1,0 +1,250 @@
+"""From an experiment file to an `Experiment`: read, override, validate, resolve what it refers to.
+
+Paths in a file are relative to that file. A setting given in a file's stead (`--set dataset=./images`) is relative to
+the working directory.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError, safe_open
+
+from mdi_exit import placement, policies, public_sets, resources
+from mdi_exit.config import schema
+from mdi_exit.config.experiment import PORT_MAX, Experiment, RuntimeSettings
+from mdi_exit.core.types import Limits, WorkerOptions
+from mdi_exit.dataset import SAMPLE
+from mdi_exit.devices import DeviceProfile, check_exits, load_device
+from mdi_exit.models.card import Card, ModelConfig
+from mdi_exit.topology import Topology
+from mdi_exit.topology_file import Shaping
+from mdi_exit.topology_file import load as load_topology
+from mdi_exit.yamlfile import Place, build, check, describe, parse, read_mapping
+
+_DEFAULTS = "default experiment"  # stands for a file in messages when there is none
+_POLICIES = ("exit", "offloading", "admission", "arrivals")
+_REFERENCES = ("model", "dataset", "topology", "devices", "arrivals.file")  # settings that may hold a path
+
+
+def load_experiment(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """The experiment of a file, of a shipped example's name, or (None) of defaults alone, with overrides.
+
+    `overrides` maps dotted keys to values, `{"admission.rule": "always", "placement.n2": "1-3"}`; they are validated
+    like the file. Raises ConfigError, or the UserError of what the file refers to, as one line.
+    """
+    base, label, name, content = Path(), _DEFAULTS, "default", dict[str, Any]()
+    if path is not None:
+        file = Path(path)
+        if not file.exists() and str(path) in resources.built_in("examples"):
+            file = resources.find("examples", str(path), base, Place(str(path)))
+        content, base, label, name = read_mapping(file), file.parent, str(file), file.stem
+    place = Place(label)
+    for key, value in (overrides or {}).items():
+        content = _override(content, key, _from_here(key, value), place)
+    spec = check(schema.ExperimentSpec, content, place)
+    return _resolve(spec, place, base, spec.name or name)
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """A `key.path=value` of the command line, the value read as YAML; raises ConfigError."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise Place("--set").refuse(f"{text!r} is no setting", "KEY=VALUE, such as admission.rule=always")
+    try:
+        return key.strip(), parse(value)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise Place("--set", (key.strip(),)).refuse(f"{value!r} is not valid YAML") from error
+
+
+def _override(content: Mapping[str, Any], dotted: str, value: Any, place: Place) -> dict[str, Any]:
+    """A copy of `content` with one dotted key set; the short form of a policy is spelt out on the way."""
+    keys = dotted.split(".")
+    changed: dict[str, Any] = copy.deepcopy(dict(content))
+    inner = changed
+    for depth, key in enumerate(keys[:-1]):
+        if depth == 0 and key in _POLICIES and isinstance(inner.get(key), str):
+            inner[key] = {"rule": inner[key]}
+        if inner.get(key) is None:
+            inner[key] = {}
+        if not isinstance(inner[key], dict):
+            raise place.at(*keys[: depth + 1]).refuse(f"is {describe(inner[key])}, so {dotted} cannot be set")
+        inner = inner[key]
+    inner[keys[-1]] = value
+    return changed
+
+
+def _from_here(dotted: str, value: Any) -> Any:
+    """A path given as a setting, made independent of the file that it overrides."""
+    refers = any(dotted == key or dotted.startswith(f"{key}.") for key in _REFERENCES)
+    if refers and isinstance(value, str) and ("/" in value or Path(value).suffix) and Path(value).exists():
+        return str(Path(value).absolute())
+    return value
+
+
+def _resolve(spec: schema.ExperimentSpec, place: Place, base: Path, name: str) -> Experiment:
+    weights = resources.find_checkpoint(spec.model, base, place.at("model"))
+    model = Card.load(weights.with_suffix(".json")).model
+    shaping = spec.links.over(Shaping(), place.at("links"))
+    topology = load_topology(spec.topology, base, shaping, place.at("topology"))
+    devices = _devices(spec.devices, topology, model, place.at("devices"), base)
+    limits = _limits(spec.limits, place.at("limits"))
+    admission = _policy(policies.ADMISSION, spec, "admission", place)
+    return Experiment(
+        name=name,
+        file="" if place.file == _DEFAULTS else place.file,
+        seed=spec.seed,
+        model=str(weights),
+        dataset=_dataset(spec.dataset, place.at("dataset"), base),
+        topology=topology,
+        hosted=_hosted(spec.placement, topology, model, devices, limits, weights, place.at("placement")),
+        devices=devices,
+        thresholds=schema.thresholds(spec.thresholds, model.exits, place.at("thresholds")),
+        exit=_policy(policies.EXIT, spec, "exit", place),
+        offloading=_policy(policies.OFFLOADING, spec, "offloading", place),
+        admission=admission,
+        arrivals=_arrivals(spec.arrivals, admission, place.at("arrivals"), base),
+        worker_options=_worker_options(spec.worker, topology, place.at("worker")),
+        limits=limits,
+        duration_s=spec.duration_s,
+        drain_s=spec.drain_s,
+        data_max=spec.data_max,
+        runtime=_runtime(spec.runtime, topology, place.at("runtime")),
+    )
+
+
+def _policy(registry: Mapping[str, type], spec: schema.ExperimentSpec, section: str, place: Place) -> Any:
+    default = schema.ExperimentSpec.model_fields[section].default
+    return schema.policy(registry, getattr(spec, section), place.at(section), default)
+
+
+def _dataset(reference: str, place: Place, base: Path) -> str:
+    path = base / Path(reference).expanduser()
+    if reference == SAMPLE:
+        return reference
+    if path.exists():
+        return str(path)
+    if reference in public_sets.NAMES:
+        return reference
+    allowed = f"a folder or zip with one sub-folder per class, {SAMPLE}, {', '.join(public_sets.NAMES)}"
+    raise place.refuse(f"no such data set {reference!r} ({path} is missing)", allowed)
+
+
+def _devices(
+    value: Any, topology: Topology, model: ModelConfig, place: Place, base: Path
+) -> dict[str, DeviceProfile | None]:
+    """Each worker's profile: the experiment's where it speaks of the worker, otherwise the topology's."""
+    if not (value is None or isinstance(value, str | Mapping)):
+        raise place.refuse(f"is {describe(value)}", "a profile's name or path, or a mapping from workers to profiles")
+    for worker in value if isinstance(value, Mapping) else ():
+        if worker not in topology.workers:
+            raise place.unknown("worker", worker, topology.workers)
+    devices: dict[str, DeviceProfile | None] = {}
+    for worker in topology.workers:
+        stated = topology.settings_of(worker)
+        where = Place(topology.file).at("workers", worker)
+        wanted: dict[str, Any] = {"profile": stated.device, "speed": stated.speed}
+        if isinstance(value, str):
+            where, wanted["profile"] = place, value
+        elif isinstance(value, Mapping) and worker in value:
+            where, given = place.at(worker), value[worker]
+            wanted = {**wanted, **given} if isinstance(given, Mapping) else {"profile": given}
+        spec = check(schema.DeviceChoice, wanted, where)
+        if spec.profile is None:
+            if spec.speed != 1:
+                raise where.at("speed").refuse(f"is {spec.speed:g}, but there is no device profile to be faster than")
+            devices[worker] = None
+            continue
+        profile = load_device(spec.profile, base, where).faster(spec.speed)
+        check_exits(profile, model.architecture, model.image_size, model.exits)
+        devices[worker] = profile
+    return devices
+
+
+def _hosted(
+    value: Any,
+    topology: Topology,
+    model: ModelConfig,
+    devices: Mapping[str, DeviceProfile | None],
+    limits: Limits,
+    weights: Path,
+    place: Place,
+) -> dict[str, tuple[int, ...]]:
+    """Each worker's segments: the experiment's where it speaks of the worker, otherwise the topology's."""
+    stated = {w: s.slice for w, s in topology.settings.items() if s.slice is not None}
+    own = value if isinstance(value, Mapping) else {}
+    spec: Any = {**stated, **own} if value is None or own else value
+    paced = {worker: profile for worker, profile in devices.items() if profile is not None}
+    capacities = {
+        worker: placement.Capacity(profile.seconds(model.architecture, model.image_size), profile.memory_bytes)
+        for worker, profile in paced.items()
+    }
+    sizes = segment_bytes(weights, model.exits, place) if spec == "auto" else ()
+    try:
+        hosted = placement.place(spec, topology, model.exits, capacities, sizes)
+        placement.check(hosted, topology, model.exits, limits)
+    except placement.PlacementError as error:
+        where = place.at(error.worker) if error.worker in own else place
+        if error.worker in stated and spec is not value and error.worker not in own:
+            where = Place(topology.file).at("workers", error.worker, "slice")
+        raise where.refuse(error.what) from error
+    return hosted
+
+
+def segment_bytes(weights: Path, exits: int, place: Place) -> tuple[int, ...]:
+    """What the weights of segments 1..K take in fp32, from the names and shapes in a checkpoint's header."""
+    sizes = [0] * exits
+    try:
+        with safe_open(weights, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                part, number, *rest = name.split(".")
+                k = int(number) + (1 if part != "bottlenecks" or rest[0] == "decoder" else 0)
+                sizes[k - 1] += 4 * math.prod(file.get_slice(name).get_shape())
+    except (SafetensorError, OSError, ValueError, IndexError) as error:
+        raise place.refuse(f"auto cannot read the segments' sizes in {weights} ({error})") from error
+    return tuple(sizes)
+
+
+def _limits(value: Mapping[str, Any], place: Place) -> Limits:
+    limits = build(Limits, value, place)
+    for field in dataclasses.fields(limits):
+        if getattr(limits, field.name) <= 0:
+            raise place.at(field.name).refuse(f"is {getattr(limits, field.name)}", "above 0")
+    return limits
+
+
+def _arrivals(value: Any, admission: Any, place: Place, base: Path) -> Any:
+    rules: Mapping[str, Any] = policies.ADMISSION
+    kind = next(name for name, rule in rules.items() if type(admission) is rule)
+    if value is None and admission.wants_arrivals:
+        raise place.refuse(f"is missing, and admission {kind} wants it", f"one of {', '.join(policies.ARRIVALS)}")
+    if value is None:
+        return None
+    if not admission.wants_arrivals:
+        takers = ", ".join(name for name, rule in rules.items() if rule.wants_arrivals)
+        raise place.refuse(f"admission {kind} finds its rate itself", f"no arrivals, or admission {takers}")
+    return schema.arrivals(policies.ARRIVALS, value, place, base)
+
+
+def _worker_options(value: Mapping[str, Any], topology: Topology, place: Place) -> dict[str, WorkerOptions]:
+    build(WorkerOptions, value, place)
+    return {w: build(WorkerOptions, {**value, **topology.settings_of(w).options}, place) for w in topology.workers}
+
+
+def _runtime(value: Mapping[str, Any], topology: Topology, place: Place) -> RuntimeSettings:
+    settings = build(RuntimeSettings, value, place)
+    last = PORT_MAX + 1 - len(topology.workers)
+    if settings.port_base is not None and settings.port_base > last:
+        raise place.at("port_base").refuse(
+            f"is {settings.port_base}, too high for {len(topology.workers)} workers", f"at most {last}"
+        )
+    for worker in settings.workers:
+        if worker not in topology.workers:
+            raise place.at("workers").unknown("worker", worker, topology.workers)
+    return settings
