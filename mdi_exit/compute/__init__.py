@@ -1,0 +1,50 @@
+"""Run a slice of a network. `prepare` once in the launcher, `open_runner` in every worker.
+
+Importing this imports neither torch nor ONNX Runtime; a worker that runs ONNX never imports torch at all.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mdi_exit.compute.base import ComputeError, SegmentRunner, readings
+from mdi_exit.compute.prepare import BACKENDS, PreparedNet, prepare
+
+__all__ = ["BACKENDS", "ComputeError", "PreparedNet", "SegmentRunner", "open_runner", "prepare", "readings"]
+
+
+def open_runner(prepared: PreparedNet, hosted: Sequence[int], threads: int = 1, device: str = "cpu") -> SegmentRunner:
+    """Open the hosted segments and run each once, so that what cannot work is known before the first task.
+
+    `device` is "cpu", or for the backend torch also "cuda" or "cuda:NUMBER". Raises ComputeError.
+    """
+    runner = _open(prepared, hosted, threads, device)
+    for k in runner.hosted:
+        dtype = prepared.features.dtype(k - 1)
+        runner.run(k, np.zeros((1, *prepared.features.shape(k - 1)), dtype))
+    return runner
+
+
+def _open(prepared: PreparedNet, hosted: Sequence[int], threads: int, device: str) -> SegmentRunner:
+    temperatures = prepared.card.temperatures
+    if prepared.backend == "onnx":
+        from mdi_exit.compute.onnx_runner import OnnxRunner
+
+        if device != "cpu":
+            raise ComputeError(f"device is {device!r}; the backend onnx runs on cpu, the backend torch on cuda too")
+        models = {k: prepared.models[k - 1] for k in hosted}
+        contents = {k: prepared.carried.get(path.name, path) for k, path in models.items()}
+        return OnnxRunner(contents, prepared.features, temperatures, threads)
+    from mdi_exit.compute.torch_runner import TorchRunner
+
+    if not prepared.carried:
+        return TorchRunner(prepared.weights, prepared.features, temperatures, hosted, threads, device)
+    with tempfile.TemporaryDirectory(prefix="mdi-exit-") as folder:
+        weights = Path(folder) / prepared.weights.name
+        weights.write_bytes(prepared.carried[weights.name])
+        prepared.card.save(weights.with_suffix(".json"))
+        return TorchRunner(weights, prepared.features, temperatures, hosted, threads, device)
