@@ -1,0 +1,294 @@
+"""What one node's steps amount to: folds that are cheap enough to run beside the cores and small enough to send.
+
+`NodeTally.add(step)` takes each step once and keeps sums, never the steps. Whatever can be read off events and effects
+is; only the queue lengths are told by the driver with `observe`, because which side a task waits on is no effect. Told
+after every step, their time-weighted means are exact, since nothing else changes a queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mdi_exit.core import effects as fx
+from mdi_exit.core import events as ev
+from mdi_exit.core.types import Outcome
+from mdi_exit.journal import Step
+from mdi_exit.samples import Latencies, Timeline
+
+_TRANSFERS_MAX = 4_096  # hand-overs whose end is awaited; one to a neighbour that left never ends
+_REASONS_MAX = 50  # different reasons kept per outcome; further ones are counted together
+_OTHER_REASONS = "other reasons"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSnapshot:
+    """How a run stands, for a progress display."""
+
+    offered: int
+    admitted: int
+    outcomes: dict[str, int]
+    exits: tuple[int, ...]
+    accuracy: float | None  # of what has completed; None while nothing has, or without labels
+    throughput_per_s: float  # over the last seconds
+    interarrival_s: float | None  # None before the first adaptation
+    threshold: float | None
+    opened_s: float | None
+    closed_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSnapshot:
+    """How a node stands, for a progress display."""
+
+    node: str
+    epoch: int
+    now: float
+    input_queue: int
+    output_queue: int
+    processed: int
+    offloaded: int
+    received: int
+    utilization: float
+    source: SourceSnapshot | None
+
+
+@dataclass(slots=True)
+class LinkTally:
+    """What a node handed to one neighbour."""
+
+    tasks: int = 0  # acknowledged
+    bytes: int = 0  # their payloads, without headers
+    busy_s: float = 0.0  # sum of the hand-overs' durations
+    refused: int = 0  # tasks that the neighbour had no room for
+    undelivered: int = 0  # tasks without an acknowledgement
+
+    def merge(self, other: LinkTally) -> None:
+        self.tasks += other.tasks
+        self.bytes += other.bytes
+        self.busy_s += other.busy_s
+        self.refused += other.refused
+        self.undelivered += other.undelivered
+
+
+@dataclass(slots=True)
+class WorkerTally:
+    """What a WorkerCore's steps amount to."""
+
+    segments: list[int]  # [k-1]: tasks computed of segment k
+    failed: int = 0  # tasks whose computation failed
+    busy_s: float = 0.0  # sum of the computations' durations, paced ones as the device's
+    received: int = 0  # tasks taken from neighbours
+    links: dict[str, LinkTally] = field(default_factory=dict)
+    observed_s: float = 0.0  # how long the queues were watched
+    input_task_s: float = 0.0  # integral of I_n over that time
+    output_task_s: float = 0.0  # integral of O_n
+
+    def merge(self, other: WorkerTally) -> None:
+        self.segments = [a + b for a, b in zip(self.segments, other.segments, strict=True)]
+        self.failed += other.failed
+        self.busy_s += other.busy_s
+        self.received += other.received
+        for name, link in other.links.items():
+            self.links.setdefault(name, LinkTally()).merge(link)
+        self.observed_s += other.observed_s
+        self.input_task_s += other.input_task_s
+        self.output_task_s += other.output_task_s
+
+    @property
+    def processed(self) -> int:
+        return sum(self.segments)
+
+    @property
+    def offloaded(self) -> int:
+        return sum(link.tasks for link in self.links.values())
+
+
+@dataclass(slots=True)
+class SourceTally:
+    """What a ControllerCore's steps amount to. `labelled` says whether `correct` means anything."""
+
+    exits: list[int]  # [k-1]: completed data that left at exit k
+    exit_correct: list[int]
+    labelled: bool
+    opened_s: float | None = None
+    closed_s: float | None = None  # when admission ended: told, out of data, or the end of a recorded trace
+    finished_s: float | None = None
+    offered: int = 0
+    admitted: int = 0
+    resubmitted: int = 0
+    duplicates: int = 0
+    outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys((o.value for o in Outcome), 0))
+    reasons: dict[str, dict[str, int]] = field(default_factory=dict)  # outcome: reason: count
+    completed_while_open: int = 0
+    first_completed_s: float | None = None
+    latencies: Latencies = field(default_factory=Latencies)
+    timeline: Timeline = field(default_factory=Timeline)
+    controls: int = 0  # adaptation steps, one every period; the next two are sums over them
+    interarrival_sum_s: float = 0.0
+    threshold_sum: float = 0.0
+    control: fx.RecordControl | None = None  # the last
+
+    @property
+    def completed(self) -> int:
+        return self.outcomes[Outcome.COMPLETED.value]
+
+    @property
+    def correct(self) -> int:
+        return sum(self.exit_correct)
+
+    def add(self, step: Step, label_of: Callable[[int], int] | None) -> None:
+        """Take in one step of the controller."""
+        if isinstance(step.event, ev.AdmissionOpened):
+            self.opened_s = step.now
+        elif isinstance(step.event, ev.AdmissionClosed):
+            self._close_admission(step.now)
+        scheduled = False
+        for effect in step.effects:
+            if isinstance(effect, fx.Complete):
+                self._complete(step.now, effect, label_of)
+            elif isinstance(effect, fx.Admit):
+                self.offered += effect.attempt == 0
+                self.admitted += effect.attempt == 0
+                self.resubmitted += effect.attempt > 0
+            elif isinstance(effect, fx.RecordControl):
+                self._record(step.now, effect)
+            elif isinstance(effect, fx.CountDuplicate):
+                self.duplicates += 1
+            elif isinstance(effect, fx.SetTimer):
+                scheduled |= effect.name == "arrival"
+            elif isinstance(effect, fx.Finish):
+                self.finished_s = step.now
+        if step.event == ev.TimerFired("arrival") and not scheduled:
+            self._close_admission(step.now)  # the controller is out of data: it asks for no further arrival
+
+    def _record(self, now: float, control: fx.RecordControl) -> None:
+        self.timeline.control(now, control)
+        self.control = control
+        self.controls += 1
+        self.interarrival_sum_s += control.interarrival_s
+        self.threshold_sum += control.threshold
+
+    def _close_admission(self, now: float) -> None:
+        if self.closed_s is None:
+            self.closed_s = now
+
+    def _complete(self, now: float, done: fx.Complete, label_of: Callable[[int], int] | None) -> None:
+        self.outcomes[done.outcome.value] += 1
+        if done.outcome is not Outcome.COMPLETED:
+            self.offered += done.outcome is Outcome.SHED
+            known = self.reasons.setdefault(done.outcome.value, {})
+            reason = done.reason if done.reason in known or len(known) < _REASONS_MAX else _OTHER_REASONS
+            known[reason] = known.get(reason, 0) + 1
+            return
+        correct = label_of is not None and label_of(done.data_id) == done.prediction
+        self.exits[done.k - 1] += 1
+        self.exit_correct[done.k - 1] += correct
+        self.latencies.add(done.latency_s)
+        self.timeline.count(now, correct)
+        self.completed_while_open += self.closed_s is None
+        if self.first_completed_s is None:
+            self.first_completed_s = now
+
+    def snapshot(self, now: float) -> SourceSnapshot:
+        """How the run stands."""
+        return SourceSnapshot(
+            offered=self.offered,
+            admitted=self.admitted,
+            outcomes=dict(self.outcomes),
+            exits=tuple(self.exits),
+            accuracy=self.correct / self.completed if self.labelled and self.completed else None,
+            throughput_per_s=self.timeline.throughput_per_s(now),
+            interarrival_s=self.control.interarrival_s if self.control else None,
+            threshold=self.control.threshold if self.control else None,
+            opened_s=self.opened_s,
+            closed_s=self.closed_s,
+        )
+
+
+class NodeTally:
+    """One life (epoch) of one node; `merge` adds further lives. It can be pickled and sent, after `close`."""
+
+    def __init__(self, node: str, exits: int, label_of: Callable[[int], int] | None = None, epoch: int = 0) -> None:
+        """`label_of` gives the true label of a datum, at the source; it stays here when the tally is sent."""
+        self.node, self.epoch = node, epoch
+        self.worker = WorkerTally([0] * exits)
+        self.source: SourceTally | None = None
+        self._exits, self._label_of = exits, label_of
+        self._under_way: dict[tuple[str, int], tuple[int, int]] = {}  # hand-over: its tasks and their bytes
+        self._observed: tuple[float, int, int] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_label_of": None}
+
+    def add(self, step: Step) -> None:
+        """Take in one step of either core of this node."""
+        if step.core == "controller":
+            if self.source is None:
+                self.source = SourceTally([0] * self._exits, [0] * self._exits, self._label_of is not None)
+            self.source.add(step, self._label_of)
+            return
+        event, tally = step.event, self.worker
+        if isinstance(event, ev.SegmentDone):
+            tally.segments[event.k - 1] += len(event.tasks)
+            tally.busy_s += event.duration_s
+        elif isinstance(event, ev.TasksDelivered):
+            tasks, size_bytes, link = self._end(event.neighbour, event.transfer_id)
+            link.tasks += tasks
+            link.bytes += size_bytes
+            link.busy_s += event.duration_s if tasks else 0.0
+        elif isinstance(event, ev.TasksRefused):
+            tasks, _, link = self._end(event.neighbour, event.transfer_id)
+            link.refused += tasks
+        elif isinstance(event, ev.TasksUndelivered):
+            tasks, _, link = self._end(event.neighbour, event.transfer_id)
+            link.undelivered += tasks
+        elif isinstance(event, ev.SegmentFailed):
+            tally.failed += len(event.tasks)
+        for effect in step.effects:
+            if isinstance(effect, fx.SendTasks):
+                self._start(effect)
+            elif isinstance(effect, fx.Acknowledge) and effect.accepted and isinstance(event, ev.TasksArrived):
+                tally.received += len(event.tasks)
+
+    def _start(self, sent: fx.SendTasks) -> None:
+        size_bytes = sum(task.payload_bytes for task in sent.tasks)
+        self._under_way[sent.to, sent.transfer_id] = (len(sent.tasks), size_bytes)
+        if len(self._under_way) > _TRANSFERS_MAX:
+            del self._under_way[next(iter(self._under_way))]
+
+    def _end(self, neighbour: str, transfer_id: int) -> tuple[int, int, LinkTally]:
+        """Tasks and bytes of a hand-over that ended, zeros when it is not known, and where to count them."""
+        link = self.worker.links.setdefault(neighbour, LinkTally())
+        return (*self._under_way.pop((neighbour, transfer_id), (0, 0)), link)
+
+    def observe(self, now: float, input_queue: int, output_queue: int) -> None:
+        """Note I_n and O_n as they are from `now` on; to be called after every step of the worker's core."""
+        self.close(now)
+        self._observed = (now, input_queue, output_queue)
+
+    def close(self, now: float) -> None:
+        """Account for the time up to `now`; at the end of the run, or before what was counted so far is sent."""
+        if self._observed is not None:
+            since_s, input_queue, output_queue = self._observed
+            self.worker.observed_s += now - since_s
+            self.worker.input_task_s += input_queue * (now - since_s)
+            self.worker.output_task_s += output_queue * (now - since_s)
+            self._observed = (now, input_queue, output_queue)
+
+    def snapshot(self, now: float) -> NodeSnapshot:
+        """How this node stands."""
+        _, input_queue, output_queue = self._observed or (now, 0, 0)
+        worker, source = self.worker, self.source
+        utilization = worker.busy_s / worker.observed_s if worker.observed_s > 0 else 0.0
+        counts = (worker.processed, worker.offloaded, worker.received, min(1.0, utilization))
+        stands = source.snapshot(now) if source else None
+        return NodeSnapshot(self.node, self.epoch, now, input_queue, output_queue, *counts, stands)
+
+    def merge(self, other: NodeTally) -> None:
+        """Add another life of the same node. The source has one life only: its ledger does not survive it."""
+        assert other.node == self.node and not (self.source and other.source)
+        self.worker.merge(other.worker)
+        self.source = self.source or other.source
+        self.epoch = max(self.epoch, other.epoch)
