@@ -1,0 +1,56 @@
+# Everything a newcomer, a developer and CI need. `make help` lists the verbs.
+# Overridable: PYTHON (a Python >= 3.10), CONSTRAINTS (a file of pinned versions), PIP_FLAGS, ARGS (extra words for
+# the program that the verb runs, for example `make test ARGS=tests/test_tidy.py`).
+
+PYTHON      ?= python3
+CONSTRAINTS ?= constraints.txt
+PIP_FLAGS   ?= --quiet
+ARGS        ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install $(PIP_FLAGS) --disable-pip-version-check --constraint $(CONSTRAINTS)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:  # the demo and the tests each want the machine for themselves
+.PHONY: help demo test lint fmt clean
+
+help:  ## list the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/ready  ## install, then run MDI-Exit on a three-worker mesh on this machine (about two minutes)
+	@$(BIN)/mdi-exit demo $(ARGS)
+
+test: .venv/ready-to-test  ## install what the tests need and run them
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/ready-to-test  ## check style, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy mdi_exit $(wildcard benchmarks/*.py)
+
+fmt: .venv/ready-to-test  ## format the code and mend what can be mended
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean:  ## remove the virtual environment and every cache; results in runs/ stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find mdi_exit tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The installed package is a link to this folder, so only a change of what it needs calls for a new installation.
+.venv/ready: .venv/made pyproject.toml $(CONSTRAINTS)
+	@echo "Installing mdi-exit and what it needs into .venv (a minute or two; the first time some hundred MB are fetched) ..."
+	@$(PIP) --editable .
+	@touch $@
+
+.venv/ready-to-test: .venv/ready
+	@echo "Installing what the tests need into .venv ..."
+	@$(PIP) --editable '.[test]'
+	@touch $@
+
+.venv/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "make: '$(PYTHON)' is missing or older than Python 3.10; name another one: make PYTHON=python3.11" >&2; exit 1; }
+	@echo "Making a virtual environment in .venv ..."
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	  echo "make: '$(PYTHON) -m venv' failed. On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
+	@touch $@
