@@ -1,0 +1,35 @@
+"""What all tests share: repeatable hypothesis runs, and Ray only where a test says so."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples on every machine and every run, and no time limits: machines are noisy.
+# HYPOTHESIS_PROFILE=search looks for new ones instead, for an evening's hunt.
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "search", deadline=None, print_blob=True, max_examples=1000, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+@pytest.fixture(autouse=True)
+def ray_only_where_marked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that starts Ray in this process and is not marked `ray`."""
+    before = _ray_is_running()
+    yield
+    if _ray_is_running() and not before and request.node.get_closest_marker("ray") is None:
+        sys.modules["ray"].shutdown()
+        pytest.fail("this test started Ray; mark it with @pytest.mark.ray", pytrace=False)
+
+
+def _ray_is_running() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
