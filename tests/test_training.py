@@ -199,6 +199,12 @@ def test_a_split_holds_out_its_share_of_each_class() -> None:
     assert not np.array_equal(held, stratified_split(labels, 0.1, seed=5)[1])
 
 
+def test_a_split_that_holds_out_nothing_is_refused() -> None:
+    assert stratified_split(np.array([0, 0, 1]), 0.1, seed=0)[1].tolist() in ([0], [1])
+    with pytest.raises(UserError, match="2 images are too few"):
+        stratified_split(np.array([0, 1]), 0.1, seed=0)
+
+
 def test_expected_calibration_error_by_hand() -> None:
     """Two of 15 bins are filled: one claims 0.95 and gets 1 of 2, one claims 0.30 and gets 1 of 2."""
     confidence = np.array([0.95, 0.95, 0.30, 0.30])
@@ -450,6 +456,8 @@ def test_an_interruption_says_how_to_go_on(
     (("--model", "vgg"), "model.architecture is 'vgg'; allowed are mobilenet_v2, resnet50"),
     (("--device", "tpu"), "--device tpu: allowed here are auto, cpu"),
     (("--bottleneck", "9:4"), "cut 9; allowed is each of 1 to 4 once"),
+    (("--early-crop", "24"), "--early-crop 24: allowed are 0 and 8 to 16 pixels"),
+    (("--padding", "16"), "--padding 16: allowed is less than the image size, 16"),
 ])  # fmt: skip
 def test_options_that_cannot_be_met_are_refused_in_one_line(
     trained: Path, tmp_path: Path, words: tuple[str, ...], message: str

@@ -37,6 +37,9 @@ class TrainingError(UserError):
     """A training run that cannot start or go on."""
 
 
+SMALLEST_CROP = 8  # pixels; below, the last feature map would be a single pixel from early on
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingConfig:
     """All that decides the weights, beside the images."""
@@ -53,6 +56,13 @@ class TrainingConfig:
     early_crop: int  # pixels, 0 for none: side of the crops that the first epochs are trained on, to save time
     early_crop_share: float  # of the epochs
     seed: int
+
+    def __post_init__(self) -> None:
+        side = self.model.image_size
+        if self.padding >= side:
+            raise TrainingError(f"--padding {self.padding}: allowed is less than the image size, {side}")
+        if self.early_crop and not SMALLEST_CROP <= self.early_crop <= side:
+            raise TrainingError(f"--early-crop {self.early_crop}: allowed are 0 and {SMALLEST_CROP} to {side} pixels")
 
 
 @dataclass(frozen=True, slots=True)

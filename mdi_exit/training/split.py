@@ -8,9 +8,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mdi_exit.errors import UserError
+
 
 def stratified_split(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices (training, validation), both ascending; each class gives `share` of itself, at least one image."""
+    """Indices (training, validation), both ascending; each class gives `share` of itself, at least one image.
+
+    Raises UserError when no class has an image to spare.
+    """
     generator = np.random.default_rng(seed)
     held: list[NDArray[np.int64]] = []
     for label in np.unique(labels):
@@ -18,4 +23,6 @@ def stratified_split(labels: NDArray[np.int64], share: float, seed: int) -> tupl
         count = min(max(1, round(share * len(members))), len(members) - 1)
         held.append(generator.permutation(members)[:count])
     validation = np.sort(np.concatenate(held))
+    if len(validation) == 0:
+        raise UserError(f"{len(labels)} images are too few to hold any out: a class needs at least 2")
     return np.setdiff1d(np.arange(len(labels)), validation), validation
