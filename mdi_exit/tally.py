@@ -115,6 +115,7 @@ class SourceTally:
     opened_s: float | None = None
     closed_s: float | None = None  # when admission ended: told, out of data, or the end of a recorded trace
     finished_s: float | None = None
+    last_s: float = 0.0  # of the last step
     offered: int = 0
     admitted: int = 0
     resubmitted: int = 0
@@ -140,6 +141,8 @@ class SourceTally:
 
     def add(self, step: Step, label_of: Callable[[int], int] | None) -> None:
         """Take in one step of the controller."""
+        if self.finished_s is None:
+            self.last_s = step.now
         if isinstance(step.event, ev.AdmissionOpened):
             self.opened_s = step.now
         elif isinstance(step.event, ev.AdmissionClosed):

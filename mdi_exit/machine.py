@@ -1,0 +1,44 @@
+"""What a measurement was made on, and by which command."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from importlib import metadata
+from pathlib import Path
+
+
+def machine() -> dict[str, str | int | None]:
+    """Processor, cores this process may use, and the versions that matter; None for what is not installed."""
+    return {
+        "cpu": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "python": platform.python_version(),
+        "ray": _version("ray"),
+        "torch": _version("torch"),
+        "onnxruntime": _version("onnxruntime"),
+    }
+
+
+def command_line(program: str = "mdi-exit") -> str:
+    """The command as typed, without folders: those exist on this machine only."""
+    words = [program, *sys.argv[1:]]
+    return shlex.join(Path(word).name if "/" in word else word for word in words)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
+    return next(named, platform.processor() or platform.machine())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,303 @@
+"""The run report: what the tallies of all nodes amount to, as plain data under the keys that other programs rely on.
+
+Keys are added, never renamed (`SCHEMA`). Times are seconds since the run's start. How the figures are measured:
+
+duration_s      the admission window, from its opening to its closing; `drain_s` is what came after
+throughput_per_s  completions within the admission window per second of it: what the drain still completes is left out
+steady          the second half of the window: what an adaptation that began far off arrived at
+accuracy        of the completed data; accuracy_offered counts a shed, failed or lost one as wrong
+mean queues     weighted by time, over the run up to its last outcome; utilization is the share of it spent computing
+transfer_delay_s  mean over tasks, from hand-over to acknowledgement; a link's two directions are counted together
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mdi_exit.config import Experiment
+from mdi_exit.errors import UserError
+from mdi_exit.machine import machine
+from mdi_exit.models.card import Card
+from mdi_exit.samples import Point
+from mdi_exit.tally import LinkTally, NodeTally, SourceTally, WorkerTally
+
+SCHEMA = 1
+FILE = "report.json"
+NO_OUTCOME = "the run was interrupted before its outcome"
+_DECISIONS = ("interarrival_s", "threshold", "input_queue", "output_queue")  # of a RecordControl
+_DIGITS = 6  # significant ones; nothing here is measured better
+
+Report = dict[str, Any]
+
+
+class ReportError(UserError):
+    """A report that cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """What only the driver knows of a worker; None where it has no such thing, as in a simulation."""
+
+    bytes_sent: int | None = None
+    rss_bytes: int | None = None
+    pace_missed: float | None = None  # share of the computations in which the host was slower than the device
+    restarts: int = 0
+
+
+def build_report(
+    experiment: Experiment,
+    card: Card,
+    tallies: Iterable[NodeTally],
+    facts: Mapping[str, WorkerFacts],
+    command: str,
+    runtime: Literal["ray", "simulation"],
+    journal: str | None = None,
+) -> Report:
+    """Merge the tallies of every life of every node into one report.
+
+    Every datum has exactly one outcome: that is asserted when the controller finished. When it did not, because the
+    run was interrupted, what was in flight counts as lost and `reasons` says so.
+    """
+    nodes = _merged(tallies)
+    source_node = nodes.get(experiment.topology.source)
+    source = (source_node and source_node.source) or SourceTally([0] * experiment.exits, [0] * experiment.exits, False)
+    names = experiment.policy_names()
+    return {
+        "schema": SCHEMA,
+        "command": command,
+        "name": experiment.name,
+        "seed": experiment.seed,
+        "model": Path(experiment.model).stem,
+        "model_identity": card.identity,
+        "dataset": _short(experiment.dataset),
+        "topology": experiment.topology.name,
+        "runtime": runtime,
+        "policies": {key: names[key] for key in ("exit", "offloading", "admission")},
+        "arrivals": names["arrivals"],
+        "thresholds": list(experiment.thresholds),
+        **_outcomes(source),
+        **_adaptation(experiment, source),
+        "workers": _workers(experiment, nodes, facts, source.last_s),
+        "links": _links(experiment, nodes),
+        "series": _series(source),
+        "machine": machine(),
+        "journal": journal,
+        "experiment": {**experiment.plain(), "file": _short(experiment.file), "model": _short(experiment.model)},
+    }
+
+
+def write_report(folder: Path, report: Report) -> Path:
+    """Write report.json: keys sorted, floats rounded, so that two reports can be compared line by line."""
+    path = folder / FILE
+    text = json.dumps(rounded(report), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ReportError(f"{path}: cannot be written ({error.strerror})") from error
+    return path
+
+
+def read_report(folder: Path) -> Report:
+    """Read what `write_report` wrote; raises ReportError."""
+    path = folder / FILE if folder.is_dir() else folder
+    try:
+        report: Report = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ReportError(
+            f"{path}: cannot be read ({error.strerror}); a run writes it into its --out folder"
+        ) from error
+    except ValueError as error:
+        raise ReportError(f"{path}: not JSON ({error})") from error
+    schema = report.get("schema") if isinstance(report, dict) else None
+    if schema != SCHEMA:
+        raise ReportError(f"{path}: schema is {schema!r}; allowed: {SCHEMA}, of a report that mdi-exit wrote")
+    return report
+
+
+def rounded(value: Any) -> Any:
+    """The value with every float at six significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {str(key): rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(entry) for entry in value]
+    return value
+
+
+def _merged(tallies: Iterable[NodeTally]) -> dict[str, NodeTally]:
+    nodes: dict[str, NodeTally] = {}
+    for tally in tallies:
+        if tally.node not in nodes:
+            nodes[tally.node] = NodeTally(tally.node, len(tally.worker.segments))
+        nodes[tally.node].merge(tally)
+    return nodes
+
+
+def _short(path: str) -> str:
+    """A file or data set as it is called, without the folders of this machine."""
+    return Path(path).name if "/" in path else path
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+# ---- data
+
+
+def _outcomes(source: SourceTally) -> Report:
+    outcomes = dict(source.outcomes)
+    reasons = {outcome: dict(counts) for outcome, counts in source.reasons.items()}
+    without = source.offered - sum(outcomes.values())
+    assert without >= 0 and (without == 0 or source.finished_s is None), "a datum without an outcome, or with two"
+    if without:
+        outcomes["lost"] += without
+        reasons.setdefault("lost", {})[NO_OUTCOME] = without
+    admitted_s, drain_s = _window(source)
+    labelled = source.labelled
+    p50, p95, p99 = source.latencies.percentiles((0.50, 0.95, 0.99))
+    return {
+        "duration_s": admitted_s,
+        "drain_s": drain_s,
+        "interrupted": source.finished_s is None,
+        "offered": source.offered,
+        "admitted": source.admitted,
+        "resubmitted": source.resubmitted,
+        **outcomes,
+        "duplicates": source.duplicates,
+        "reasons": reasons,
+        "accuracy": _ratio(source.correct, source.completed) if labelled else None,
+        "accuracy_offered": _ratio(source.correct, source.offered) if labelled else None,
+        "throughput_per_s": source.completed_while_open / admitted_s if admitted_s else 0.0,
+        "latency_s": {"p50": p50, "p95": p95, "p99": p99},
+        "first_completed_s": source.first_completed_s,
+        "exits": list(source.exits),
+        "exit_accuracy": [
+            _ratio(correct, left) if labelled else None
+            for correct, left in zip(source.exit_correct, source.exits, strict=True)
+        ],
+    }
+
+
+def _window(source: SourceTally) -> tuple[float, float]:
+    """Lengths of the admission window and of the drain, as far as the run got."""
+    opened_s, reached_s = source.opened_s, source.last_s
+    if opened_s is None:
+        return 0.0, 0.0
+    closed_s = reached_s if source.closed_s is None else source.closed_s
+    return closed_s - opened_s, max(0.0, reached_s - closed_s)
+
+
+def _adaptation(experiment: Experiment, source: SourceTally) -> Report:
+    """mu and T_e: as last decided, and the mean of what was decided, one decision every period."""
+    thresholds = experiment.thresholds
+    interarrival_s = experiment.admission.first_interarrival_s
+    if experiment.arrivals is not None:
+        interarrival_s = experiment.arrivals.mean_interarrival_s
+    threshold = sum(thresholds) / len(thresholds) if thresholds else 1.0
+    last, n = source.control, source.controls
+    return {
+        "interarrival_s": {
+            "final": last.interarrival_s if last else interarrival_s,
+            "mean": source.interarrival_sum_s / n if n else interarrival_s,
+        },
+        "threshold": {
+            "final": last.threshold if last else threshold,
+            "mean": source.threshold_sum / n if n else threshold,
+        },
+        "steady": _steady(source),
+    }
+
+
+def _steady(source: SourceTally) -> Report | None:
+    """The second half of the admission window, to the resolution of the series; None when that is too coarse."""
+    if source.opened_s is None or source.closed_s is None:
+        return None
+    width_s = source.timeline.width_s
+    first = math.ceil((source.opened_s + source.closed_s) / 2 / width_s)
+    end = math.floor(source.closed_s / width_s)
+    points = (source.timeline.points + [Point()] * end)[first:end]  # nothing completes in a point that is missing
+    if not points:
+        return None
+    completed, correct = sum(p.completed for p in points), sum(p.correct for p in points)
+    controls = [p.control for p in points if p.control]
+    return {
+        "from_s": first * width_s,
+        "until_s": end * width_s,
+        "throughput_per_s": completed / (len(points) * width_s),
+        "accuracy": _ratio(correct, completed) if source.labelled else None,
+        "interarrival_s": _ratio(sum(c.interarrival_s for c in controls), len(controls)),
+        "threshold": _ratio(sum(c.threshold for c in controls), len(controls)),
+    }
+
+
+def _series(source: SourceTally) -> Report:
+    """What the run did over time, up to the last outcome; a decision holds until the next one."""
+    width_s, points = source.timeline.width_s, source.timeline.points
+    control = next((p.control for p in points if p.control), None)
+    columns: dict[str, list[float | None]] = {
+        key: [] for key in ("time_s", *_DECISIONS, "throughput_per_s", "accuracy")
+    }
+    for number, point in enumerate(points):
+        control = point.control or control
+        columns["time_s"].append(number * width_s)
+        for key in _DECISIONS:
+            columns[key].append(getattr(control, key) if control else None)
+        columns["throughput_per_s"].append(point.completed / width_s)
+        columns["accuracy"].append(_ratio(point.correct, point.completed) if source.labelled else None)
+    return dict(columns)
+
+
+# ---- nodes
+
+
+def _workers(
+    experiment: Experiment, nodes: Mapping[str, NodeTally], facts: Mapping[str, WorkerFacts], run_s: float
+) -> Report:
+    """Per worker. Means are over the run up to its last outcome; how long a node idles after it does not matter."""
+    rows: Report = {}
+    for name in experiment.topology.workers:
+        node, known = nodes.get(name), facts.get(name, WorkerFacts())
+        tally = node.worker if node else WorkerTally([0] * experiment.exits)
+        watched_s = min(tally.observed_s, run_s)
+        rows[name] = {
+            "slice": list(experiment.hosted[name]),
+            "processed": tally.processed,
+            "segments": list(tally.segments),
+            "failed": tally.failed,
+            "offloaded": tally.offloaded,
+            "received": tally.received,
+            "input_queue_mean": _ratio(tally.input_task_s, watched_s),
+            "output_queue_mean": _ratio(tally.output_task_s, watched_s),
+            "compute_delay_s": _ratio(tally.busy_s, tally.processed),
+            "utilization": _ratio(tally.busy_s, watched_s),
+            "bytes_sent": known.bytes_sent,
+            "rss_bytes": known.rss_bytes,
+            "pace_missed": known.pace_missed,
+            "restarts": known.restarts,
+        }
+    return rows
+
+
+def _links(experiment: Experiment, nodes: Mapping[str, NodeTally]) -> Report:
+    rows: Report = {}
+    for link in experiment.topology.links:
+        both = LinkTally()
+        for sender, receiver in ((link.a, link.b), (link.b, link.a))[: 1 if link.one_way else 2]:
+            if sender in nodes and receiver in nodes[sender].worker.links:
+                both.merge(nodes[sender].worker.links[receiver])
+        rows[link.label] = {
+            "tasks": both.tasks,
+            "bytes": both.bytes,
+            "transfer_delay_s": _ratio(both.busy_s, both.tasks),
+            "refused": both.refused,
+            "undelivered": both.undelivered,
+        }
+    return rows
