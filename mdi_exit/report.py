@@ -12,7 +12,6 @@ transfer_delay_s  mean over tasks, from hand-over to acknowledgement; a link's t
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any, Literal
 
 from mdi_exit.config import Experiment
 from mdi_exit.errors import UserError
+from mdi_exit.jsonfile import read_json, write_json
 from mdi_exit.machine import machine
 from mdi_exit.models.card import Card
 from mdi_exit.samples import Point
@@ -30,13 +30,12 @@ SCHEMA = 1
 FILE = "report.json"
 NO_OUTCOME = "the run was interrupted before its outcome"
 _DECISIONS = ("interarrival_s", "threshold", "input_queue", "output_queue")  # of a RecordControl
-_DIGITS = 6  # significant ones; nothing here is measured better
 
 Report = dict[str, Any]
 
 
 class ReportError(UserError):
-    """A report that cannot be read."""
+    """A file that is no report of this version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,43 +91,20 @@ def build_report(
 
 
 def write_report(folder: Path, report: Report) -> Path:
-    """Write report.json: keys sorted, floats rounded, so that two reports can be compared line by line."""
+    """Write report.json into the folder; raises FileError."""
     path = folder / FILE
-    text = json.dumps(rounded(report), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ReportError(f"{path}: cannot be written ({error.strerror})") from error
+    write_json(path, report)
     return path
 
 
 def read_report(folder: Path) -> Report:
-    """Read what `write_report` wrote; raises ReportError."""
+    """Read what `write_report` wrote, given its folder or the file; raises FileError or ReportError."""
     path = folder / FILE if folder.is_dir() else folder
-    try:
-        report: Report = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ReportError(
-            f"{path}: cannot be read ({error.strerror}); a run writes it into its --out folder"
-        ) from error
-    except ValueError as error:
-        raise ReportError(f"{path}: not JSON ({error})") from error
+    report = read_json(path)
     schema = report.get("schema") if isinstance(report, dict) else None
     if schema != SCHEMA:
         raise ReportError(f"{path}: schema is {schema!r}; allowed: {SCHEMA}, of a report that mdi-exit wrote")
-    return report
-
-
-def rounded(value: Any) -> Any:
-    """The value with every float at six significant digits."""
-    if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}")
-    if isinstance(value, Mapping):
-        return {str(key): rounded(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(entry) for entry in value]
-    return value
+    return dict(report)
 
 
 def _merged(tallies: Iterable[NodeTally]) -> dict[str, NodeTally]:
