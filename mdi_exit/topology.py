@@ -141,8 +141,8 @@ def routes(
     """What each worker of `alive` must know of the graph that is left of them.
 
     A task for segment k goes to a neighbour that hosts k, or to one that is strictly nearer to a worker that does,
-    counted in links over living workers, so that no task can go in circles. Neighbours are in the file's order;
-    next hops of results are the nearest to the source first.
+    counted in links over living workers, so that no task can go in circles; a result goes to neighbours that are
+    strictly nearer to the source. Neighbours are in the file's order: those that are nearer are all one link nearer.
     """
     present = [worker for worker in topology.workers if worker in alive]
     graph = _graph(topology, present)
@@ -155,11 +155,10 @@ def routes(
         toward_segment = tuple(
             tuple(m for m in out if hops.get(m, math.inf) == 0 or _nearer(hops, m, worker)) for hops in to_segment
         )
-        homeward = [m for m in out if _nearer(to_source, m, worker)]
         answer[worker] = Routes(
             version=version,
             toward_segment=toward_segment,
-            toward_source=tuple(sorted(homeward, key=to_source.__getitem__)),  # stable: the file's order within
+            toward_source=tuple(m for m in out if _nearer(to_source, m, worker)),
             report_to=tuple(into),
             peers=tuple(m for m in present if m in out or m in into),
         )

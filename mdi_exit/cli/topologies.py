@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from mdi_exit.errors import UserError
+
 if TYPE_CHECKING:  # at run time within the functions, so that no other command waits for these
     from rich.table import Table
 
@@ -46,7 +48,10 @@ def topologies(name: _Name = None, out: _Out = None) -> None:
         console.print(_links(shown[0]))
     if out is None:
         return
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: {out} cannot be made ({error}); allowed: a folder") from error
     for topology in shown:
         drawing.as_picture(topology, out / f"{topology.name}.png")
         plain = json.dumps(topology.plain(), indent=2) + "\n"
