@@ -125,7 +125,7 @@ def _auto(
         segments = [k for k in range(1, exits + 1) if share[k - 1] > 1e-9]
         memory = capacities[worker].memory_bytes if capacities else None
         while memory is not None and segments and sum(segment_bytes[k - 1] for k in segments) > memory:
-            segments.remove(min(segments[0], segments[-1], key=lambda k: share[k - 1]))
+            segments.remove(min(segments[-1], segments[0], key=lambda k: share[k - 1]))
         if not segments:
             raise PlacementError(f"auto: no segment due there fits into its device's {memory} bytes", worker)
         hosted[worker], start = segments, end

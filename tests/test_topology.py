@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -333,6 +333,7 @@ def test_frames_find_the_link_that_carries_them() -> None:
 # ---- drawings and the command
 
 
+@settings(max_examples=15)  # finding places is what takes long here
 @given(graphs())
 def test_a_drawing_shows_every_worker_apart_and_keeps_within_bounds(topology: Topology) -> None:
     places = topology.layout()
