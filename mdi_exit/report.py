@@ -207,6 +207,7 @@ def _steady(source: SourceTally) -> Report | None:
     return {
         "from_s": first * width_s,
         "until_s": end * width_s,
+        "completed": completed,
         "throughput_per_s": completed / (len(points) * width_s),
         "accuracy": _ratio(correct, completed) if source.labelled else None,
         "interarrival_s": _ratio(sum(c.interarrival_s for c in controls), len(controls)),
