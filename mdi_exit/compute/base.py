@@ -40,7 +40,9 @@ class FeatureShapes:
         return self.shapes[k]
 
     def size_bytes(self, k: int) -> int:
-        """The size of a_k for one datum: the payload of a task at segment k+1."""
+        """The size of a_k for one datum: the payload of a task at segment k+1. 0 after the last, as in a trace."""
+        if k == self.exits:
+            return 0
         return prod(self.shape(k)) * self.dtype(k).itemsize
 
     @staticmethod
@@ -70,7 +72,7 @@ class SegmentRunner(Protocol):
         """The shape of a_k for one datum, k = 0 (the image) to K-1."""
 
     def feature_bytes(self, k: int) -> int:
-        """The size of a_k for one datum, k = 0 (the image) to K-1."""
+        """The size of a_k for one datum, k = 0 (the image) to K; 0 for K."""
 
 
 class NetRunner(ABC):

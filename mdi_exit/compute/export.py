@@ -91,7 +91,7 @@ def _whole(network: MultiExitNetwork, images: Tensor) -> onnx.ModelProto:
             torch.onnx.export(
                 _AllExits(network).eval(),  # the exporter puts back the mode it finds
                 (images,),
-                path,
+                str(path),
                 input_names=[input_name(1)],
                 output_names=outputs,
                 dynamic_axes={name: {0: "batch"} for name in (input_name(1), *outputs)},
