@@ -8,6 +8,7 @@ come by its deadline is submitted again with the next attempt number; whichever 
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,7 +49,8 @@ class ControllerCore:
         self._admission, self._limits, self._data_max = admission, limits, data_max
         self._gaps: Iterator[float] | None = arrivals.gaps(rng) if arrivals else None
         self._in_flight: dict[int, _InFlight] = {}
-        self._deadlines: list[tuple[float, int]] = []
+        self._deadlines: list[tuple[float, int]] = []  # a heap; entries of closed or resubmitted data are stale
+        self._armed_s = math.inf  # when the deadline timer is due
         self._offered = self._version = 0
         self._next_arrival_s = 0.0
         self._started = self._open = self._finished = False
@@ -177,33 +179,38 @@ class ControllerCore:
             self._effects.append(fx.Complete(data_id, outcome, 0, -1, 0.0, latency_s, entry.attempt + 1, reason))
 
     def _push_deadline(self, deadline_s: float, data_id: int) -> None:
-        self._forget_closed()
         heapq.heappush(self._deadlines, (deadline_s, data_id))
-        if self._deadlines[0] == (deadline_s, data_id):
-            self._effects.append(fx.SetTimer("deadline", deadline_s - self._now))
+        self._arm_deadline()
+
+    def _arm_deadline(self) -> None:
+        """Set the timer for the next deadline, unless an earlier one is set.
+
+        Heads of data that have their outcome are dropped, so that the heap stays about as small as what is in flight.
+        """
+        while self._deadlines and self._deadlines[0][1] not in self._in_flight:
+            heapq.heappop(self._deadlines)
+        if self._deadlines and self._deadlines[0][0] < self._armed_s:
+            self._armed_s = self._deadlines[0][0]
+            self._effects.append(fx.SetTimer("deadline", max(0.0, self._armed_s - self._now)))
 
     def _check_deadlines(self) -> None:
+        self._armed_s = -math.inf  # what is pushed meanwhile is armed at the end
         while self._deadlines and self._deadlines[0][0] <= self._now:
             deadline_s, data_id = heapq.heappop(self._deadlines)
             entry = self._in_flight.get(data_id)
             if entry is not None and entry.deadline_s == deadline_s:
                 self._try_again(data_id, Outcome.LOST, "no answer within any deadline")
-        self._forget_closed()
-        if self._deadlines:
-            self._effects.append(fx.SetTimer("deadline", max(0.0, self._deadlines[0][0] - self._now)))
-
-    def _forget_closed(self) -> None:
-        """Drop heap entries of closed data, so that the heap stays as small as what is in flight."""
-        while self._deadlines and self._deadlines[0][1] not in self._in_flight:
-            heapq.heappop(self._deadlines)
+        self._armed_s = math.inf
+        self._arm_deadline()
 
     def _bring_deadlines_forward(self) -> None:
-        """A worker died, perhaps with tasks: ask again soon for whatever stays unanswered. Which tasks it held nobody
-        knows; what the others answer in the meantime is not asked for twice."""
+        """A worker died, perhaps with tasks: ask again soon for whatever stays unanswered.
+
+        Which tasks it held nobody knows; what the others answer in the meantime is not asked for twice.
+        """
         soon_s = self._now + self._limits.loss_grace_s
         for entry in self._in_flight.values():
-            if entry.deadline_s > soon_s:
-                entry.deadline_s = soon_s
+            entry.deadline_s = min(entry.deadline_s, soon_s)
         self._deadlines = sorted((entry.deadline_s, data_id) for data_id, entry in self._in_flight.items())
-        if self._deadlines:
-            self._effects.append(fx.SetTimer("deadline", self._deadlines[0][0] - self._now))
+        self._armed_s = math.inf
+        self._arm_deadline()
