@@ -33,3 +33,8 @@ def ray_only_where_marked(request: pytest.FixtureRequest) -> Iterator[None]:
 def _ray_is_running() -> bool:
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let golden texts be written anew on purpose."""
+    parser.addoption("--rewrite", action="store_true", help="write golden texts anew instead of comparing")
