@@ -105,9 +105,9 @@ def _auto(
     """Share the network's work out by speed, in order of the hops from the source.
 
     Each worker gets a stretch of the work as long as its speed, and hosts every segment that its stretch touches, so
-    that neighbouring slices overlap where a boundary falls into a segment. What is too much for a device's memory
-    goes from the end of its slice that it does least of; what is then hosted nowhere goes to whoever has room next
-    to it.
+    that neighbouring slices overlap where a boundary falls into a segment. What is too much for a device's memory is
+    given up from the end of its slice that it does least of; what is then hosted nowhere goes to whoever has room
+    next to it. A way out that would need slices to be shuffled is not looked for.
     """
     hops = topology.hops_from_source()
     order = sorted(topology.workers, key=hops.__getitem__)  # stable: the file's order among equals
@@ -125,7 +125,9 @@ def _auto(
         segments = [k for k in range(1, exits + 1) if share[k - 1] > 1e-9]
         memory = capacities[worker].memory_bytes if capacities else None
         while memory is not None and segments and sum(segment_bytes[k - 1] for k in segments) > memory:
-            segments.remove(min(segments[-1], segments[0], key=lambda k: share[k - 1]))
+            # what the first or last worker gives up must lie next to somebody else's slice
+            droppable = {order[0]: segments[-1:], order[-1]: segments[:1]}.get(worker, [segments[0], segments[-1]])
+            segments.remove(min(droppable, key=lambda k: share[k - 1]))
         if not segments:
             raise PlacementError(f"auto: no segment due there fits into its device's {memory} bytes", worker)
         hosted[worker], start = segments, end
