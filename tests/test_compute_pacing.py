@@ -110,13 +110,15 @@ def test_a_sleep_that_ends_early_is_taken_up_again() -> None:
 
 def test_a_host_that_is_too_slow_is_counted_and_nothing_is_made_up_for() -> None:
     clock, host, paced = device()
+    clock.oversleep_s = 0.0625
+    paced.run(1, batch(1))
     host.takes_s = 0.375
     paced.run(1, batch(1))
-    assert (clock.now, clock.sleeps) == (100.375, 0)
-    host.takes_s = 0.125
+    assert (clock.now, clock.sleeps) == (100 + 0.25 + 0.0625 + 0.375, 1)
+    host.takes_s = clock.oversleep_s = 0.0
     paced.run(1, batch(1))
-    assert clock.now == 100.375 + 0.25
-    assert (paced.paced, paced.pace_missed) == (2, 1)
+    assert clock.now == 100 + 0.25 + 0.0625 + 0.375 + 0.25
+    assert (paced.paced, paced.pace_missed) == (3, 1)
 
 
 def test_a_refused_batch_takes_no_time_and_is_no_step() -> None:

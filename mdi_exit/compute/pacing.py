@@ -36,7 +36,7 @@ class PacedRunner:
         assert len(segment_s) == runner.exits and min(segment_s) > 0 and spread >= 0
         self._runner, self._segment_s, self._spread, self._rng = runner, tuple(segment_s), spread, rng
         self._clock, self._sleep = clock, sleep
-        self._due = float("-inf")  # when the device finished its last step
+        self._due = float("-inf")  # when the device had its last answer
         self._overslept_s = 0.0  # how much later than that we said so
         self.paced = 0  # steps run
         self.pace_missed = 0  # of them, those in which the host was too slow
@@ -66,10 +66,9 @@ class PacedRunner:
         answer = self._runner.run(k, batch)
         self._due = start + self._device_s(k, len(batch))
         self.paced += 1
-        finished = self._clock()
-        if finished > self._due:
+        if self._clock() > self._due:
             self.pace_missed += 1
-            self._due, self._overslept_s = finished, 0.0
+            self._overslept_s = 0.0
             return answer
         while (remaining_s := self._due - self._clock()) > 0:  # a sleep may also end early
             self._sleep(remaining_s)
