@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import pickle
@@ -21,7 +22,7 @@ from mdi_exit.compute.torch_runner import feature_shapes
 from mdi_exit.dataset import ImageDataset
 from mdi_exit.models import checkpoint
 from mdi_exit.models.card import BottleneckConfig, CardError
-from mdi_exit.models.files import CheckpointError, resolve
+from mdi_exit.models.files import CheckpointError
 from mdi_exit.models.multi_exit import MultiExitNetwork
 
 from .networks import BUNDLED, noise, save_untrained
@@ -267,12 +268,13 @@ class TestRefusals:
         with pytest.raises(CardError, match="no such file"):
             prepare(shutil.copy(untrained, tmp_path), cache_dir=tmp_path / "cache")
 
-    def test_weights_that_are_not_the_cards_even_when_both_were_exported(
+    def test_weights_that_are_not_the_cards_although_exported_before(
         self, tmp_path: Path, untrained: Path, cache_root: Path
     ) -> None:
         prepare(untrained, cache_dir=cache_root)
         weights = Path(shutil.copy(untrained, tmp_path / "mixed.safetensors"))
-        shutil.copy(resolve(BUNDLED).with_suffix(".json"), weights.with_suffix(".json"))
+        card = dataclasses.replace(Card.load(untrained.with_suffix(".json")), weights_sha256="0" * 64)
+        card.save(weights.with_suffix(".json"))
         with pytest.raises(checkpoint.CheckpointError, match=r"not the weights of mixed\.json"):
             prepare(weights, cache_dir=cache_root)
 
