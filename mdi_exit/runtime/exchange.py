@@ -1,0 +1,211 @@
+"""Between a worker's core and its links: effects become messages, messages become events.
+
+Kept here, and nowhere else: which hand-overs wait for their acknowledgement and until when, which ones of others were
+already answered, what a shaped link holds back, and how many bytes went to whom. The caller owns the clock and the
+timers, and asks `due` when one of ours goes off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mdi_exit.compute.base import FeatureShapes
+from mdi_exit.core import effects as fx
+from mdi_exit.core import events as ev
+from mdi_exit.core.types import Task
+from mdi_exit.runtime.fit import check_fit
+from mdi_exit.runtime.links import Links
+from mdi_exit.runtime.shaping import Shape, Shaper
+from mdi_exit.runtime.timers import Timers
+from mdi_exit.wire import Buffer, LinkMessage, Tensor, WireError, decode, encode
+
+# On top of what the link needs: a busy machine may leave a process waiting this long, and giving up too early makes
+# work twice. A neighbour that died is noticed without it.
+_ACKNOWLEDGE_WITHIN_S = 2.0
+_SLOWEST_BPS = 4e6  # what is expected of a link of which nothing is known
+_SMALL_BYTES = 256  # an acknowledgement with its report
+_ANSWERED_MAX = 1_024  # hand-overs answered lately, to answer a repeated one again; windows keep far below
+_RESULTS_MAX = 1_024  # results in one message; more go in several
+
+# Names of timers: ("answer", neighbour, transfer_id) and ("release", number, 0).
+TimerName = tuple[str, Any, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    message: LinkMessage
+    frames: list[Buffer]
+    size_bytes: int
+
+
+class Exchange:
+    """One worker's conversations with its neighbours. For the thread that owns the links."""
+
+    def __init__(
+        self,
+        name: str,
+        links: Links,
+        shapers: Mapping[str, Shaper],
+        features: FeatureShapes,
+        timers: Timers[TimerName],
+        clock: Callable[[], float],
+        deliver: Callable[[ev.WorkerEvent], None],
+        store: Callable[[tuple[Task, ...], list[Tensor]], None],
+    ) -> None:
+        """`deliver` is given every event; `store` the payloads of tasks, before the event that tells of them."""
+        self._name, self._links, self._shapers, self._features = name, links, shapers, features
+        self._timers, self._clock, self._deliver, self._store = timers, clock, deliver, store
+        self._started: dict[tuple[str, int], float] = {}  # hand-overs without an answer yet
+        self._answered: dict[tuple[str, int], fx.Acknowledge | None] = {}  # None until the core has answered
+        self._held: dict[int, _Held] = {}  # on a shaped link, until their release
+        self._releases = 0
+        self.bytes_sent: dict[str, int] = {}
+        self.refused: dict[str, tuple[int, str]] = {}  # neighbour: bad messages of its, and what the last one was
+        links.on_down = self._neighbour_down
+
+    # ---- effects
+
+    def hand_over(self, effect: fx.SendTasks, tensors: Sequence[Tensor]) -> None:
+        """Send tasks with their payloads; ends in TasksDelivered, TasksRefused or TasksUndelivered."""
+        now = self._clock()
+        frames = encode(effect, tensors)
+        size_bytes = sum(map(len, frames))
+        self._started[effect.to, effect.transfer_id] = now
+        sent_s = self._put(effect, frames, size_bytes, now)
+        deadline_s = sent_s + _answer_within_s(self._shape(effect.to), size_bytes)
+        if (effect.to, effect.transfer_id) in self._started:
+            self._timers.set(("answer", effect.to, effect.transfer_id), deadline_s)
+
+    def answer(self, effect: fx.Acknowledge) -> None:
+        """Acknowledge a neighbour's hand-over, and remember that, should it be repeated."""
+        self._answered[effect.to, effect.transfer_id] = effect
+        self.tell(effect)
+
+    def tell(self, effect: fx.Acknowledge | fx.SendReport | fx.SendThresholds) -> None:
+        """Send a message without a payload; nobody waits for an answer."""
+        frames = encode(effect)
+        self._put(effect, frames, len(frames[0]), self._clock())
+
+    def pass_on(self, effect: fx.SendResults) -> None:
+        """Send results; a ResultsUndelivered tells when they are known not to get there."""
+        for first in range(0, len(effect.results), _RESULTS_MAX):
+            part = fx.SendResults(effect.to, effect.results[first : first + _RESULTS_MAX])
+            frames = encode(part)
+            self._put(part, frames, len(frames[0]), self._clock())
+
+    def due(self, timer: TimerName) -> None:
+        """One of our timers went off."""
+        kind, which, number = timer
+        if kind == "release":
+            self._send(self._held.pop(which))
+        elif self._started.pop((which, number), None) is not None:
+            self._deliver(ev.TasksUndelivered(which, number, "not acknowledged in time"))
+
+    def _put(self, message: LinkMessage, frames: list[Buffer], size_bytes: int, now: float) -> float:
+        """Send now or, on a shaped link, hold back; return when the message is with the neighbour."""
+        held = _Held(message, frames, size_bytes)
+        shaper = self._shapers.get(message.to)
+        if shaper is None:
+            self._send(held)
+            return now
+        release_s = shaper.release_s(size_bytes, now)
+        if release_s is None:
+            return now
+        self._releases += 1
+        self._held[self._releases] = held
+        self._timers.set(("release", self._releases, 0), release_s)
+        return release_s
+
+    def _send(self, held: _Held) -> None:
+        message, to = held.message, held.message.to
+        if self._links.send(to, held.frames):
+            self.bytes_sent[to] = self.bytes_sent.get(to, 0) + held.size_bytes
+        elif isinstance(message, fx.SendTasks):
+            self._give_up(to, message.transfer_id)
+        elif isinstance(message, fx.SendResults):
+            self._deliver(ev.ResultsUndelivered(to, message.results))
+
+    def _neighbour_down(self, name: str) -> None:
+        for to, transfer_id in [key for key in self._started if key[0] == name]:
+            self._give_up(to, transfer_id)
+
+    def _give_up(self, to: str, transfer_id: int) -> None:
+        if self._started.pop((to, transfer_id), None) is not None:
+            self._timers.cancel(("answer", to, transfer_id))
+            self._deliver(ev.TasksUndelivered(to, transfer_id, "the link is down"))
+
+    def _shape(self, name: str) -> Shape:
+        shaper = self._shapers.get(name)
+        return shaper.shape if shaper else Shape(_SLOWEST_BPS)
+
+    # ---- messages
+
+    def take_in(self, sender: str, frames: Sequence[Buffer]) -> None:
+        """Take in a message of a neighbour; a bad one is counted, dropped, and does no harm."""
+        try:
+            message, tensors = decode(frames)
+            check_fit(message, self._features.exits)
+            self._check_sender(sender, message)
+            self._take(sender, message, tensors)
+        except WireError as error:
+            count, _ = self.refused.get(sender, (0, ""))
+            self.refused[sender] = (count + 1, str(error))
+
+    def _take(self, sender: str, message: LinkMessage, tensors: list[Tensor]) -> None:
+        if isinstance(message, fx.SendTasks):
+            self._take_tasks(sender, message, tensors)
+        elif isinstance(message, fx.Acknowledge):
+            self._take_answer(sender, message)
+        elif isinstance(message, fx.SendResults):
+            self._deliver(ev.ResultsArrived(message.results))
+        elif isinstance(message, fx.SendReport):
+            self._deliver(ev.ReportReceived(message.report))
+        else:
+            self._deliver(ev.ThresholdsReceived(message.version, message.thresholds, sender))
+
+    def _take_tasks(self, sender: str, message: fx.SendTasks, tensors: list[Tensor]) -> None:
+        key = (sender, message.transfer_id)
+        if key in self._answered:
+            if (answer := self._answered[key]) is not None:
+                self.tell(answer)
+            return
+        self._check_payloads(message.tasks, tensors)
+        self._answered[key] = None
+        if len(self._answered) > _ANSWERED_MAX:
+            del self._answered[next(iter(self._answered))]
+        self._store(message.tasks, tensors)
+        self._deliver(ev.TasksArrived(message.tasks, sender, message.transfer_id))
+
+    def _take_answer(self, sender: str, message: fx.Acknowledge) -> None:
+        started_s = self._started.pop((sender, message.transfer_id), None)
+        if started_s is None:  # too late: the core has been told otherwise, but the news in it is news
+            self._deliver(ev.ReportReceived(message.report))
+            return
+        self._timers.cancel(("answer", sender, message.transfer_id))
+        if message.accepted:
+            duration_s = self._clock() - started_s
+            self._deliver(ev.TasksDelivered(sender, message.transfer_id, duration_s, message.report))
+        else:
+            self._deliver(ev.TasksRefused(sender, message.transfer_id, message.report))
+
+    def _check_sender(self, sender: str, message: LinkMessage) -> None:
+        if message.to != self._name:
+            raise WireError(f"a message for {message.to!r}")
+        if isinstance(message, fx.Acknowledge | fx.SendReport) and message.report.worker != sender:
+            raise WireError(f"a report in the name of {message.report.worker!r}")
+
+    def _check_payloads(self, tasks: tuple[Task, ...], tensors: list[Tensor]) -> None:
+        shape, dtype = self._features.shape(tasks[0].k - 1), self._features.dtype(tasks[0].k - 1)
+        if len(tensors) != len(tasks):
+            raise WireError("tasks without their payloads")
+        for task, tensor in zip(tasks, tensors, strict=True):
+            if tensor.shape != shape or tensor.dtype != dtype or task.payload_bytes != tensor.nbytes:
+                raise WireError(f"a payload of {tensor.dtype} {tensor.shape} for segment {task.k}")
+
+
+def _answer_within_s(shape: Shape, size_bytes: int) -> float:
+    """How long to wait for an acknowledgement once the tasks are with the neighbour: generously, in both ways."""
+    round_s = shape.transmission_s(size_bytes + _SMALL_BYTES) + 2 * shape.latency_s
+    return _ACKNOWLEDGE_WITHIN_S + 3 * round_s

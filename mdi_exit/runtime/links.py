@@ -1,0 +1,217 @@
+"""Direct connections between neighbouring workers: who may speak, and frames in and out.
+
+Every worker listens on one socket and holds one connection to each neighbour, on which everything it has to say to
+that neighbour leaves in order. With encryption (CURVE) a worker is known by a key pair that it draws when it starts;
+the control plane hands the public half out. Without, it is known by a random token (PLAIN), which keeps strangers out
+but can be read on the way. Either way only listed neighbours are let in, and a message counts as its sender's because
+of the key that its connection was opened with, not because of anything it says. Keys die with the process that drew
+them, so nothing that an earlier life of a worker sent is taken for its present one's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import math
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import zmq
+from zmq.utils import z85
+from zmq.utils.monitor import recv_monitor_message
+
+from mdi_exit.errors import UserError
+from mdi_exit.wire import TENSOR_BYTES_MAX, Buffer
+
+_DOMAIN = b"mdi-exit"
+_QUEUED_MAX = 1_000  # messages waiting per connection and side; link windows keep far below, a flood ends here
+_HEARTBEAT_MS = 1_000  # a silent machine is noticed within the timeout, a dead process at once
+_HEARTBEAT_TIMEOUT_MS = 5_000
+_RECONNECT_MS = 50
+_RECONNECT_MAX_MS = 1_000
+_CHANGES = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a worker listens and by what it is known; what the control plane hands out."""
+
+    endpoint: str
+    key: bytes  # the public half of its CURVE pair in Z85, or its token
+
+
+@dataclass(slots=True)
+class _Connection:
+    """Our way to one neighbour. Until it is first up, ZeroMQ keeps what is sent; once it went down, nothing is."""
+
+    address: Address
+    socket: zmq.Socket[bytes]
+    monitor: zmq.Socket[bytes]
+    up: bool = False
+    down: bool = False
+
+
+class Links:
+    """The connections of one worker. For one thread, except where a method says otherwise."""
+
+    def __init__(self, name: str, host: str, port: int | None, encrypt: bool, wake_fd: int) -> None:
+        """Listen on `host`, at `port` or any free one; `wait` also ends when `wake_fd` can be read.
+
+        Raises UserError when the port is taken or the host is not this machine's.
+        """
+        self._name = name
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._encrypt = encrypt
+        if encrypt:
+            self._key, self._secret = zmq.curve_keypair()
+        else:
+            self._key = secrets.token_hex(16).encode()
+        self._names: dict[str, str] = {}  # who may speak: key -> neighbour
+        self._connections: dict[str, _Connection] = {}
+        self._monitors = itertools.count()
+        self._poller = zmq.Poller()
+        self._poller.register(wake_fd, zmq.POLLIN)
+        # Without its gate a listening socket would let everybody in, so the gate comes first.
+        self._gate = self._socket(zmq.REP)
+        self._gate.bind("inproc://zeromq.zap.01")
+        self._poller.register(self._gate, zmq.POLLIN)
+        self._inbound = self._listen(host, port)
+        self._poller.register(self._inbound, zmq.POLLIN)
+        self.strangers = 0  # messages dropped because their sender is not, or no longer, a neighbour
+        self.on_down: Callable[[str], None] = lambda name: None
+
+    @property
+    def address(self) -> Address:
+        """What neighbours must know to connect."""
+        return Address(self._inbound.getsockopt_string(zmq.LAST_ENDPOINT), self._key)
+
+    @property
+    def missing(self) -> list[str]:
+        """The neighbours that cannot be reached just now."""
+        return [name for name, connection in self._connections.items() if not connection.up]
+
+    def set_neighbours(self, addresses: Mapping[str, Address]) -> None:
+        """Connect to these neighbours and let them in, and nobody else. Unchanged ones keep their connection."""
+        for name, connection in list(self._connections.items()):
+            if addresses.get(name) != connection.address:
+                self._disconnect(name)
+        self._names = {address.key.decode("ascii"): name for name, address in addresses.items()}
+        for name, address in addresses.items():
+            if name not in self._connections:
+                self._connect(name, address)
+
+    def send(self, name: str, frames: Sequence[Buffer]) -> bool:
+        """Send a message to a neighbour; False when it is known not to get there."""
+        connection = self._connections.get(name)
+        if connection is None or connection.down:
+            return False
+        try:
+            connection.socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        except zmq.Again:  # the connection's queue is full: as good as down
+            return False
+        return True
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until a message came, `wake_fd` is readable, or the time is up; note who connected and who left."""
+        for source, _ in self._poller.poll(max(0, math.ceil(timeout_s * 1000))):
+            if source is self._gate:
+                self._admit()
+            elif source is not self._inbound and not isinstance(source, int):
+                self._note_change(source)
+
+    def receive(self) -> tuple[str, list[Buffer]] | None:
+        """Return the next message as (neighbour, frames), or None when none is there."""
+        while True:
+            try:
+                frames = self._inbound.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return None
+            sender = self._names.get(str(frames[0].get("User-Id")))
+            if sender is not None:
+                return sender, [frame.buffer for frame in frames[1:]]
+            self.strangers += 1
+
+    def close(self) -> None:
+        """Close every socket and drop what was not sent."""
+        for name in list(self._connections):
+            self._disconnect(name)
+        self._context.destroy(linger=0)
+
+    # ---- letting neighbours in
+
+    def _listen(self, host: str, port: int | None) -> zmq.Socket[bytes]:
+        inbound = self._socket(zmq.ROUTER)
+        inbound.zap_domain = _DOMAIN
+        if self._encrypt:
+            inbound.curve_server = True
+            inbound.curve_secretkey = self._secret
+        else:
+            inbound.plain_server = True
+        try:
+            inbound.bind(f"tcp://{host}:{port or '*'}")
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            place = f"{self._name}: cannot listen on {host}:{port or '(any free port)'}"
+            if error.errno == errno.EADDRINUSE:
+                raise UserError(f"{place}: the port is in use; choose another runtime.port_base, or none") from error
+            raise UserError(
+                f"{place}: {error.strerror}; runtime.workers must give the machine's own address"
+            ) from error
+        return inbound
+
+    def _admit(self) -> None:
+        """Answer ZeroMQ's question (RFC 27, ZAP) whether a connection's credentials are good."""
+        version, request, _domain, _address, _identity, mechanism, *credentials = self._gate.recv_multipart()
+        key = ""
+        if self._encrypt and mechanism == b"CURVE":
+            key = z85.encode(credentials[0]).decode("ascii")
+        elif not self._encrypt and mechanism == b"PLAIN" and len(credentials) == 2:
+            key = credentials[1].decode("ascii", "replace")
+        if key in self._names:
+            answer = [b"200", b"OK", key.encode("ascii"), b""]
+        else:
+            answer = [b"400", b"not a neighbour", b"", b""]
+        self._gate.send_multipart([version, request, *answer])
+
+    # ---- reaching them
+
+    def _connect(self, name: str, address: Address) -> None:
+        socket = self._socket(zmq.DEALER)
+        socket.reconnect_ivl = _RECONNECT_MS
+        socket.reconnect_ivl_max = _RECONNECT_MAX_MS
+        if self._encrypt:
+            socket.curve_publickey, socket.curve_secretkey = self._key, self._secret
+            socket.curve_serverkey = address.key
+        else:
+            socket.plain_username, socket.plain_password = self._name.encode(), self._key
+        monitor = socket.get_monitor_socket(_CHANGES, f"inproc://monitor-{next(self._monitors)}")
+        self._poller.register(monitor, zmq.POLLIN)
+        socket.connect(address.endpoint)
+        self._connections[name] = _Connection(address, socket, monitor)
+
+    def _disconnect(self, name: str) -> None:
+        connection = self._connections.pop(name)
+        self._poller.unregister(connection.monitor)
+        connection.socket.disable_monitor()
+        connection.monitor.close(linger=0)
+        connection.socket.close(linger=0)
+        self.on_down(name)
+
+    def _note_change(self, monitor: zmq.Socket[bytes]) -> None:
+        name, connection = next((n, c) for n, c in self._connections.items() if c.monitor is monitor)
+        with contextlib.suppress(zmq.Again):
+            while True:
+                connection.up = recv_monitor_message(monitor, zmq.NOBLOCK)["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
+                connection.down = not connection.up
+        if connection.down:
+            self.on_down(name)
+
+    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        socket.linger = 0
+        socket.sndhwm = socket.rcvhwm = _QUEUED_MAX
+        socket.maxmsgsize = TENSOR_BYTES_MAX
+        socket.heartbeat_ivl, socket.heartbeat_timeout = _HEARTBEAT_MS, _HEARTBEAT_TIMEOUT_MS
+        return socket

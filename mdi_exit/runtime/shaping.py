@@ -1,0 +1,64 @@
+"""Hold messages back as a slower link would: the emulation of a radio or a long cable on one machine.
+
+Messages leave one after the other, each taking its size over the bandwidth, and arrive the link's latency later. A
+link's two directions are independent, and whatever is sent counts with the size it really has: tasks with their
+tensors, acknowledgements, results, reports.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass
+
+from mdi_exit.topology import Link
+
+# Messages that one direction holds back. Link windows keep far below; beyond it they are dropped, as a router would.
+BACKLOG_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How one direction of a link behaves."""
+
+    bandwidth_bps: float | None = None  # None: as fast as the machine can
+    latency_s: float = 0.0
+    loss: float = 0.0  # probability that a message vanishes
+
+    @classmethod
+    def of(cls, link: Link | None) -> Shape:
+        """The shape of a topology's link; of none, a link without limits."""
+        return cls(link.bandwidth_bps, link.latency_s, link.loss) if link else cls()
+
+    @property
+    def transparent(self) -> bool:
+        """Nothing is to be held back."""
+        return self.bandwidth_bps is None and self.latency_s == 0 and self.loss == 0
+
+    def transmission_s(self, size_bytes: int) -> float:
+        """How long a message of this size keeps the link busy."""
+        return size_bytes * 8 / self.bandwidth_bps if self.bandwidth_bps else 0.0
+
+
+class Shaper:
+    """One direction of a link: when each message given to it may go on. The caller's clock, the caller's generator."""
+
+    def __init__(self, shape: Shape, rng: random.Random) -> None:
+        self.shape = shape
+        self.dropped = 0  # for want of room; losses drawn by the shape are not counted here
+        self._rng = rng
+        self._free_s = 0.0  # when the last message has left
+        self._arrivals: deque[float] = deque()  # of the messages under way, oldest first
+
+    def release_s(self, size_bytes: int, now: float) -> float | None:
+        """Take a message in at `now`; return when it arrives, or None when it never does."""
+        while self._arrivals and self._arrivals[0] <= now:
+            self._arrivals.popleft()
+        if len(self._arrivals) >= BACKLOG_MAX:
+            self.dropped += 1
+            return None
+        self._free_s = max(self._free_s, now) + self.shape.transmission_s(size_bytes)
+        if self.shape.loss and self._rng.random() < self.shape.loss:
+            return None  # lost on the way: it kept the link busy all the same
+        self._arrivals.append(self._free_s + self.shape.latency_s)
+        return self._arrivals[-1]
