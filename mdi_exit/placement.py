@@ -89,7 +89,7 @@ def _slice(spec: Slice, exits: int, worker: str) -> tuple[int, ...]:
         segments = spec
     elif isinstance(spec, str | int) and (matched := _RANGE.fullmatch(str(spec))):
         first, last = int(matched[1]), int(matched[2] or matched[1])
-        segments = tuple(range(first, min(last, exits + 1) + 1))
+        segments = tuple(range(first, min(last, first + exits) + 1))  # one too many says enough
     if not segments:
         raise PlacementError(f"{said} is no slice; {allowed}", worker)
     if min(segments) < 1 or max(segments) > exits:

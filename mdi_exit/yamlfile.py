@@ -92,7 +92,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """Read a file that must hold a mapping (or nothing: everything is defaulted). Raises ConfigError."""
     place = Place(str(path))
     try:
-        content = parse(path.read_text(encoding="utf-8"))
+        content = _frozen(parse(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise place.refuse("no such file") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -118,7 +118,7 @@ Record = TypeVar("Record")
 
 
 def check(model: type[Model], content: object, place: Place) -> Model:
-    """Validate a mapping against a pydantic model; raises ConfigError for the first mistake."""
+    """Validate a mapping against a pydantic model without models inside; raises ConfigError for the first mistake."""
     if not isinstance(content, Mapping):
         raise place.refuse(f"is {describe(content)}", "a mapping with " + ", ".join(_keys_of(model)))
     for key in content:
@@ -200,8 +200,6 @@ def _translate(place: Place, error: Any) -> ConfigError:
     kind, context = error["type"], error.get("ctx", {})
     if kind == "missing":
         return place.refuse("is missing")
-    if kind == "extra_forbidden":
-        return place.refuse("unknown key")
     if kind == "value_error":
         return place.refuse(str(context["error"]))
     allowed = _ALLOWED.get(kind, "").format(**context) or str(error["msg"])

@@ -24,7 +24,7 @@ from mdi_exit.dataset import SAMPLE
 from mdi_exit.devices import DeviceProfile, check_exits, load_device
 from mdi_exit.models.card import Card, ModelConfig
 from mdi_exit.topology import Topology
-from mdi_exit.topology_file import Shaping
+from mdi_exit.topology_file import Shaping, ShapingSpec
 from mdi_exit.topology_file import load as load_topology
 from mdi_exit.yamlfile import Place, build, check, describe, parse, read_mapping
 
@@ -91,7 +91,7 @@ def _from_here(dotted: str, value: Any) -> Any:
 def _resolve(spec: schema.ExperimentSpec, place: Place, base: Path, name: str) -> Experiment:
     weights = resources.find_checkpoint(spec.model, base, place.at("model"))
     model = Card.load(weights.with_suffix(".json")).model
-    shaping = spec.links.over(Shaping(), place.at("links"))
+    shaping = check(ShapingSpec, spec.links, place.at("links")).over(Shaping(), place.at("links"))
     topology = load_topology(spec.topology, base, shaping, place.at("topology"))
     devices = _devices(spec.devices, topology, model, place.at("devices"), base)
     limits = _limits(spec.limits, place.at("limits"))

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from mdi_exit.topology_file import ShapingSpec
 from mdi_exit.yamlfile import STRICT, Place, build, describe
 
 _Name = Annotated[str, Field(min_length=1)]
@@ -30,7 +29,7 @@ class ExperimentSpec(BaseModel):
     topology: _Name = "local"  # a file or a shipped name
     placement: Any = None  # all | auto | {worker: all | first-last | [segments]}; default: the topology's, or all
     devices: Any = None  # a profile for all | {worker: profile or {profile: ..., speed: ...} or null}
-    links: ShapingSpec = ShapingSpec()  # what links are like of which the topology says nothing
+    links: dict[str, Any] = {}  # a topology_file.ShapingSpec for links of which the topology says nothing
     thresholds: Any = 0.8  # one number, or one per exit
     exit: Any = "threshold"
     offloading: Any = "mdi_exit"
