@@ -21,7 +21,7 @@ from mdi_exit.compute.onnx_runner import open_session
 from mdi_exit.compute.torch_runner import feature_shapes
 from mdi_exit.dataset import ImageDataset
 from mdi_exit.models import checkpoint
-from mdi_exit.models.card import BottleneckConfig, CardError
+from mdi_exit.models.card import BottleneckConfig, Card, CardError
 from mdi_exit.models.files import CheckpointError
 from mdi_exit.models.multi_exit import MultiExitNetwork
 
