@@ -11,7 +11,6 @@ from pathlib import Path
 from mdi_exit.yamlfile import Place
 
 SUFFIXES = (".yaml", ".yml")
-WEIGHTS_SUFFIX = ".safetensors"
 
 
 def cluster_dir(package: Path | None = None) -> Path:
@@ -37,24 +36,6 @@ def find(kind: str, reference: str, base: Path, place: Place) -> Path:
         return path
     what = f"no such file {path}" if is_path(reference) else f"no such name {reference!r}"
     raise place.refuse(what, f"a path to a YAML file, or {', '.join(built_in(kind))}")
-
-
-def find_checkpoint(reference: str, base: Path, place: Place) -> Path:
-    """The weights' file of a checkpoint: a path (suffix optional, relative to `base`) or a bundled bare name.
-
-    Torch-free, unlike `models.checkpoint`. Raises ConfigError about `place`, listing what is bundled.
-    """
-    path = base / Path(reference).expanduser()
-    stem = path.with_suffix("") if path.suffix in (WEIGHTS_SUFFIX, ".json") else path
-    weights = stem.with_name(stem.name + WEIGHTS_SUFFIX)
-    if weights.is_file():
-        return weights
-    assets = Path(__file__).parent / "assets"
-    bundled = {path.stem: path for path in sorted(assets.glob(f"*{WEIGHTS_SUFFIX}"))}
-    if reference in bundled:
-        return bundled[reference]
-    allowed = f"a path to NAME{WEIGHTS_SUFFIX}, or {', '.join(bundled) or 'none bundled'}"
-    raise place.refuse(f"no such checkpoint {reference!r} ({weights} is missing)", allowed)
 
 
 def is_path(reference: str) -> bool:

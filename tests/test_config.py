@@ -310,8 +310,8 @@ REFUSALS = {
         "links: unknown key 'speed'; allowed: bandwidth_bps, bandwidth, latency_s, loss",
     ),
     "loss of all": ("links: {loss: 1.5}", "links.loss: is 1.5; allowed: below 1"),
-    "a checkpoint that is missing": ("model: ./net", "model: no such checkpoint './net' ("),
-    "an unknown checkpoint": ("model: lenet", "allowed: a path to NAME.safetensors, or mobilenetv2-cifar10"),
+    "a checkpoint that is missing": ("model: ./net", "/net: no such checkpoint ("),
+    "an unknown checkpoint": ("model: lenet", "model: lenet: no such checkpoint (lenet.safetensors is missing); bundled are: mobilenetv2-cifar10"),
     "a data set that is missing": ("dataset: ./images", "dataset: no such data set './images' ("),
     "an unknown data set": (
         "dataset: imagenet",

@@ -23,6 +23,7 @@ from mdi_exit.core.types import Limits, WorkerOptions
 from mdi_exit.dataset import SAMPLE
 from mdi_exit.devices import DeviceProfile, check_exits, load_device
 from mdi_exit.models.card import Card, ModelConfig
+from mdi_exit.models.files import CheckpointError, resolve, weights_path
 from mdi_exit.topology import Topology
 from mdi_exit.topology_file import Shaping, ShapingSpec
 from mdi_exit.topology_file import load as load_topology
@@ -89,7 +90,7 @@ def _from_here(dotted: str, value: Any) -> Any:
 
 
 def _resolve(spec: schema.ExperimentSpec, place: Place, base: Path, name: str) -> Experiment:
-    weights = resources.find_checkpoint(spec.model, base, place.at("model"))
+    weights = _weights(spec.model, place.at("model"), base)
     model = Card.load(weights.with_suffix(".json")).model
     shaping = check(ShapingSpec, spec.links, place.at("links")).over(Shaping(), place.at("links"))
     topology = load_topology(spec.topology, base, shaping, place.at("topology"))
@@ -122,6 +123,15 @@ def _resolve(spec: schema.ExperimentSpec, place: Place, base: Path, name: str) -
 def _policy(registry: Mapping[str, type], spec: schema.ExperimentSpec, section: str, place: Place) -> Any:
     default = schema.ExperimentSpec.model_fields[section].default
     return schema.policy(registry, getattr(spec, section), place.at(section), default)
+
+
+def _weights(reference: str, place: Place, base: Path) -> Path:
+    beside = base / Path(reference).expanduser()
+    bare = Path(reference).name == reference and not weights_path(beside).is_file()
+    try:
+        return resolve(reference if bare else beside)
+    except CheckpointError as error:
+        raise place.refuse(str(error)) from error
 
 
 def _dataset(reference: str, place: Place, base: Path) -> str:
