@@ -19,9 +19,9 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
-    from mdi_exit.cli import learn
+    from mdi_exit.cli import learn, topologies
 
-    for family in (learn,):
+    for family in (learn, topologies):
         family.register(app)
     try:
         app()
