@@ -94,7 +94,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("block", blocks(README, "bash") + blocks(CONTRIBUTING, "bash"))
+LONG = blocks(README, "bash") + blocks(CONTRIBUTING, "bash")
+
+
+@pytest.mark.parametrize("block", LONG, ids=[block.splitlines()[0] for block in LONG])
 def test_commands_that_take_minutes_are_spelt_right(block: str) -> None:
     known = verbs()
     assert [found for words in commands(block) if (found := fault(words, known))] == []
