@@ -5,8 +5,9 @@ at its features, which takes a third of a second instead of one per segment.
 
 Why the TorchScript exporter: with torch 2.13 it takes 0.3 s for MobileNetV2 and 1.7 s for ResNet-50, the one built on
 torch.export 7 s for either, and the first result of a fresh installation waits for it. It is deprecated since torch
-2.9 and still there in 2.15. When it goes, `_whole` takes the other one (`dynamo=True`, and the package onnxscript); nothing else changes.
-Because exporters differ between versions, what was written is run beside the original before anybody gets it.
+2.9 and still there in 2.15. When it goes, `_whole` takes the other one (`dynamo=True`, and the package onnxscript);
+nothing else changes. Because exporters differ between versions, what was written is run beside the original before
+anybody gets it.
 """
 
 from __future__ import annotations
