@@ -1,0 +1,122 @@
+"""Live progress of a run: a display that redraws itself on a terminal, a line every few seconds anywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from types import TracebackType
+
+import psutil
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from mdi_exit.cli.tables import plain_console
+from mdi_exit.runtime.record import Progress
+from mdi_exit.tally import NodeSnapshot, SourceSnapshot
+
+_LINE_S = 2.0  # how often a line is printed where nothing can be redrawn
+_DOING = {
+    "prepare": "preparing the network",
+    "start": "starting the workers",
+    "link": "linking the workers",
+    "run": "running",
+    "drain": "finishing what is under way",
+    "collect": "collecting",
+}
+
+
+class LiveDisplay:
+    """Shows every `Progress` it is called with. Used as a context; on standard error, so that results can be piped."""
+
+    def __init__(self, title: str, duration_s: float, console: Console | None = None) -> None:
+        self.title = title
+        self.first_result_s: float | None = None  # from this program's start to the first answer on screen
+        found = console or Console(stderr=True)
+        self._console = found if found.is_terminal else plain_console(file=found.file)
+        self._duration_s = duration_s
+        self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+        self._printed: tuple[str, float] = ("", -_LINE_S)
+
+    def __enter__(self) -> LiveDisplay:
+        if self._console.is_terminal:
+            self._live.start()
+        else:
+            self._console.print(self.title)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show how the run stands."""
+        node = progress.source
+        if self.first_result_s is None and node and node.source and node.source.outcomes["completed"]:
+            self.first_result_s = time.time() - psutil.Process().create_time()
+            self._console.print(f"{self.first_result_s:5.1f} s after the start of this program: the first answer")
+        if self._console.is_terminal:
+            self._live.update(_picture(self.title, progress, self._duration_s), refresh=True)
+            return
+        phase, shown_s = self._printed
+        if progress.phase != phase or progress.elapsed_s - shown_s >= _LINE_S:
+            self._printed = (progress.phase, progress.elapsed_s)
+            self._console.print(_line(progress), soft_wrap=True)
+
+
+def _line(progress: Progress) -> str:
+    doing = _DOING[progress.phase]
+    node = progress.source
+    if node is None or node.source is None:
+        return f"{progress.elapsed_s:5.1f} s  {doing}"
+    source = node.source
+    queues = "  ".join(f"{name} {n.input_queue}+{n.output_queue}" for name, n in progress.nodes.items())
+    lost = f"  down: {', '.join(progress.lost)}" if progress.lost else ""
+    left = f"{progress.left_s:.0f} s left"
+    return f"{progress.elapsed_s:5.1f} s  {doing}, {left}: {_in_words(source)}  queues {queues}{lost}"
+
+
+def _in_words(source: SourceSnapshot) -> str:
+    accuracy = "-" if source.accuracy is None else f"{100 * source.accuracy:.1f} %"
+    threshold = "" if source.threshold is None else f"  threshold {source.threshold:.2f}"
+    answered = source.outcomes["completed"]
+    return f"{source.throughput_per_s:.0f}/s  accuracy {accuracy}{threshold}  {answered} answered"
+
+
+def _picture(title: str, progress: Progress, duration_s: float) -> RenderableType:
+    head = Table.grid(padding=(0, 2))
+    done_s = duration_s - progress.left_s if progress.phase == "run" else 0.0 if progress.source is None else duration_s
+    head.add_row(title, ProgressBar(total=duration_s, completed=max(0.0, done_s), width=30), _waiting(progress))
+    node = progress.source
+    if node is None or node.source is None:
+        return head
+    lines: list[RenderableType] = [head, _in_words(node.source), _bars(node.source), _nodes(progress.nodes.values())]
+    if progress.lost:
+        lines.append(f"down: {', '.join(progress.lost)}")
+    return Group(*lines)
+
+
+def _waiting(progress: Progress) -> str:
+    if progress.phase in ("run", "drain"):
+        return f"{_DOING[progress.phase]}, {progress.left_s:.0f} s left"
+    return f"{_DOING[progress.phase]}, {progress.elapsed_s:.0f} s"
+
+
+def _bars(source: SourceSnapshot) -> RenderableType:
+    """How many left at each exit, as bars."""
+    table = Table.grid(padding=(0, 2))
+    total = max(1, sum(source.exits))
+    for k, count in enumerate(source.exits, 1):
+        table.add_row(f"exit {k}", ProgressBar(total=total, completed=count, width=30), f"{100 * count / total:.0f} %")
+    return table
+
+
+def _nodes(nodes: Iterable[NodeSnapshot]) -> RenderableType:
+    table = Table(box=None, padding=(0, 2), pad_edge=False)
+    for number, heading in enumerate(("worker", "input queue", "output queue", "computed", "offloaded", "busy")):
+        table.add_column(heading, justify="right" if number else "left")
+    for node in nodes:
+        counts = (node.input_queue, node.output_queue, node.processed, node.offloaded)
+        table.add_row(node.node, *map(str, counts), f"{100 * node.utilization:.0f} %")
+    return table

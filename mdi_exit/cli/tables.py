@@ -1,0 +1,161 @@
+"""The closing tables of one run, or of several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+Report = Mapping[str, Any]
+Reports = Mapping[str, Report]  # what each run is called, and its report
+_NONE = "-"
+_PACE_MISSED_MAX = 0.01  # a run whose host missed the devices' pace more often is not what it says
+
+
+def tables(reports: Reports) -> list[RenderableType]:
+    """Everything worth seeing of these runs, in reading order."""
+    shown = [
+        _titled("Summary", summary(reports)),
+        _titled("Per exit: its share of the answers, and how many of them are right", exits(reports)),
+    ]
+    for name, report in reports.items():
+        suffix = f", {name}" if len(reports) > 1 else ""
+        meaning = "input, output: mean lengths of its queues; each: time per task"
+        shown.append(_titled(f"Per worker{suffix} ({meaning})", workers(report)))
+        if report["links"]:
+            shown.append(_titled(f"Per link{suffix}", links(report)))
+        shown += remarks(report)
+    return shown
+
+
+def _titled(title: str, table: Table) -> RenderableType:
+    return Group(Text(title, style="bold"), table, "")
+
+
+def plain_console(width: int = 100, **options: Any) -> Console:
+    """A console for files and pipes: lines of text, no control codes, the same width everywhere."""
+    return Console(width=width, color_system=None, highlight=False, **options)
+
+
+def summary(reports: Reports) -> Table:
+    """What each run amounts to, a column per run."""
+    table = _table("", *reports)
+    lines: dict[str, list[str]] = {}
+    for report in reports.values():
+        for label, cell in _summary_cells(report).items():
+            lines.setdefault(label, []).append(cell)
+    for label, cells in lines.items():
+        table.add_row(label, *cells)
+    return table
+
+
+def _summary_cells(report: Report) -> dict[str, str]:
+    settled, latency = report["steady"] or {}, report["latency_s"]
+    return {
+        "answers per second, all of the run": _number(report["throughput_per_s"]),
+        "answers per second, second half": _number(settled.get("throughput_per_s")),
+        "accuracy of the answers": _percent(report["accuracy"]),
+        "accuracy, second half": _percent(settled.get("accuracy")),
+        "accuracy of all that was offered": _percent(report["accuracy_offered"]),
+        "exit threshold, mean / at the end": _pair(report["threshold"], "{:.2f}"),
+        "time between images, mean / at the end": _pair(report["interarrival_s"], "{:.1f} ms", 1000),
+        "latency p50 / p95 / p99": " / ".join(_ms(latency[share], 0) for share in ("p50", "p95", "p99")),
+        "offered = answered+shed+failed+lost": _conservation(report),
+        "admission was open / drain": f"{report['duration_s']:.1f} s / {report['drain_s']:.1f} s",
+    }
+
+
+def _conservation(report: Report) -> str:
+    parts = "+".join(str(report[key]) for key in ("completed", "shed", "failed", "lost"))
+    return f"{report['offered']} = {parts}"
+
+
+def exits(reports: Reports) -> Table:
+    """Who left at which exit, and how right they were."""
+    table = _table("exit", *reports)
+    for k in range(len(next(iter(reports.values()))["exits"])):
+        cells = []
+        for report in reports.values():
+            total = sum(report["exits"])
+            share = _percent(report["exits"][k] / total if total else None)
+            cells.append(f"{share}, {_percent(report['exit_accuracy'][k])} right")
+        table.add_row(str(k + 1), *cells)
+    return table
+
+
+def workers(report: Report) -> Table:
+    """What each worker did."""
+    headings = ("worker", "slice", "done", "offloaded", "received", "input", "output", "each", "busy", "memory")
+    table = _table(*headings)
+    for name, row in report["workers"].items():
+        table.add_row(
+            name,
+            _segments(row["slice"]),
+            str(row["processed"]),
+            str(row["offloaded"]),
+            str(row["received"]),
+            _number(row["input_queue_mean"]),
+            _number(row["output_queue_mean"]),
+            _ms(row["compute_delay_s"]),
+            _percent(row["utilization"], 0),
+            _NONE if row["rss_bytes"] is None else f"{row['rss_bytes'] / 2**20:.0f} MiB",
+        )
+    return table
+
+
+def links(report: Report) -> Table:
+    """What crossed each link."""
+    table = _table("link", "tasks", "payload", "each", "refused", "undelivered")
+    for name, row in report["links"].items():
+        cells = (f"{row['bytes'] / 1e6:.2f} MB", _ms(row["transfer_delay_s"]))
+        table.add_row(name, str(row["tasks"]), *cells, str(row["refused"]), str(row["undelivered"]))
+    return table
+
+
+def remarks(report: Report) -> list[str]:
+    """What a reader must know before believing the figures."""
+    lines = [
+        f"{count} {outcome}: {reason}"
+        for outcome, reasons in report["reasons"].items()
+        for reason, count in list(reasons.items())[:5]
+    ]
+    missed = [row["pace_missed"] for row in report["workers"].values() if row["pace_missed"] is not None]
+    if missed and max(missed) > _PACE_MISSED_MAX:
+        lines.append(
+            f"This machine was too slow for its emulated devices in {100 * max(missed):.1f} % of the computations "
+            "of one of them: the rates are too low."
+        )
+    if report["interrupted"]:
+        lines.append("The run was interrupted: these figures are of the part that was done.")
+    return lines + list(report.get("notes", ()))
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left")
+    return table
+
+
+def _number(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.1f}"
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    return _NONE if share is None else f"{100 * share:.{digits}f} %"
+
+
+def _ms(seconds: float | None, digits: int = 1) -> str:
+    return _NONE if seconds is None else f"{1000 * seconds:.{digits}f} ms"
+
+
+def _pair(values: Mapping[str, float], form: str, scale: float = 1) -> str:
+    return " / ".join(form.format(scale * values[key]) for key in ("mean", "final"))
+
+
+def _segments(segments: list[int]) -> str:
+    return f"{segments[0]}-{segments[-1]}" if len(segments) > 1 else ", ".join(map(str, segments))
