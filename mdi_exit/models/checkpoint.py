@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -18,16 +17,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from mdi_exit.errors import UserError
 from mdi_exit.models.build import build
 from mdi_exit.models.card import Card
+from mdi_exit.models.files import CheckpointError, resolve, weights_path
 from mdi_exit.models.multi_exit import MultiExitNetwork
-
-SUFFIX = ".safetensors"
-
-
-class CheckpointError(UserError):
-    """A checkpoint that is missing, damaged, or not of the network its card describes."""
 
 
 def save(path: str | Path, network: MultiExitNetwork, card: Card, half: bool = True) -> Card:
@@ -36,7 +29,7 @@ def save(path: str | Path, network: MultiExitNetwork, card: Card, half: bool = T
     With `half`, convolution and linear weights become fp16: half the size for no measurable accuracy. What batch
     normalisation holds stays fp32, because running variances can leave fp16's range.
     """
-    weights = _weights_path(path)
+    weights = weights_path(path)
     weights.parent.mkdir(parents=True, exist_ok=True)
     halved = {name for name, parameter in network.named_parameters() if half and parameter.dim() >= 2}
     tensors = {
@@ -76,24 +69,6 @@ def load(path: str | Path) -> tuple[MultiExitNetwork, Card]:
     with torch.no_grad():
         network.load_state_dict(tensors)
     return network.eval(), card
-
-
-def resolve(name_or_path: str | Path) -> Path:
-    """Find the weights' file of a path (suffix optional) or of a bundled checkpoint's bare name."""
-    weights = _weights_path(name_or_path)
-    if weights.is_file():
-        return weights
-    assets = Path(str(resources.files("mdi_exit") / "assets"))
-    if weights.name == str(weights) and (assets / weights.name).is_file():
-        return assets / weights.name
-    bundled = ", ".join(sorted(path.stem for path in assets.glob(f"*{SUFFIX}"))) or "none"
-    raise CheckpointError(f"{name_or_path}: no such checkpoint ({weights} is missing); bundled are: {bundled}")
-
-
-def _weights_path(path: str | Path) -> Path:
-    path = Path(path)
-    stem = path.with_suffix("") if path.suffix in (SUFFIX, ".json") else path
-    return stem.with_name(stem.name + SUFFIX)
 
 
 def _first_difference(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
