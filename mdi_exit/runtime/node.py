@@ -1,0 +1,311 @@
+"""One worker in real time: a loop that feeds the cores what happened and does what they say.
+
+The loop's thread owns the cores, the links, the payloads and the tally; nothing else touches them. It sleeps until a
+message comes, a timer is due, the compute thread is done, or the control plane calls (`call`). The source's node also
+holds the controller and the data set.
+
+Whatever goes wrong in here ends the loop: `failure` is the exception, and `ended` is set, so that a supervisor hears
+of it at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar, cast
+
+from mdi_exit import assembly
+from mdi_exit.compute import PreparedNet, SegmentRunner
+from mdi_exit.config import Experiment
+from mdi_exit.core import effects as fx
+from mdi_exit.core import events as ev
+from mdi_exit.core.types import Task, TaskKey
+from mdi_exit.dataset import UnreadableImage
+from mdi_exit.journal import CoreName, Header, JournalError, JournalWriter, Step
+from mdi_exit.runtime.computer import Computed, Computer
+from mdi_exit.runtime.exchange import Exchange
+from mdi_exit.runtime.images import Images
+from mdi_exit.runtime.links import Links
+from mdi_exit.runtime.shaping import Shape, Shaper
+from mdi_exit.runtime.timers import Timers
+from mdi_exit.tally import NodeTally
+from mdi_exit.wire import Tensor
+
+_MESSAGES_MAX = 64  # taken in before timers and the compute thread are looked at again
+_SLEEP_S = 1.0  # at most; whatever happens wakes the loop
+_STOP_S = 2.0  # how long a stopping node waits for the segment being computed
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What one life of a worker is made of."""
+
+    experiment: Experiment
+    prepared: PreparedNet
+    name: str
+    epoch: int
+    host: str  # where it listens
+    started_unix_s: float  # second 0 of the run by the wall clock, the same for every node
+    journals: Path | None
+
+    @property
+    def is_source(self) -> bool:
+        return self.name == self.experiment.topology.source
+
+    @property
+    def port(self) -> int | None:
+        """The i-th worker of the topology listens i above the first port, if one is given."""
+        first = self.experiment.runtime.port_base
+        return None if first is None else first + self.experiment.topology.workers.index(self.name)
+
+
+class Node:
+    """One life of one worker. `start` it, `call` into it, `stop` it; everything else happens on its own thread."""
+
+    def __init__(self, life: Life, runner: SegmentRunner) -> None:
+        """Listen and build the cores; raises UserError for a port in use or data that cannot be read."""
+        experiment, card = life.experiment, life.prepared.card
+        self.life, self.ended = life, threading.Event()
+        self.failure: BaseException | None = None
+        self._zero_s = time.monotonic() - (time.time() - life.started_unix_s)
+        self._features = life.prepared.features
+        self._images = Images(experiment, card) if life.is_source else None
+        self._bell, self._rope = socket.socketpair()
+        self._bell.setblocking(False)
+        self._rope.setblocking(False)
+        encrypt = experiment.runtime.encrypt is not False  # "auto": secure unless told otherwise
+        self.links = Links(life.name, life.host, life.port, encrypt, self._bell.fileno())
+        self._timers: Timers[tuple[str, Any, int]] = Timers()
+        self.exchange = Exchange(
+            life.name, self.links, _shapers(life), self._features, self._timers, self.now, self._arrived, self._keep
+        )
+        self._worker = assembly.worker_core(experiment, card, life.name, life.epoch)
+        self._controller = assembly.controller_core(experiment, card) if life.is_source else None
+        label_of = self._images.label if self._images else None
+        self.tally = NodeTally(life.name, experiment.exits, label_of, life.epoch)
+        header = Header(life.name, life.epoch, experiment.plain())
+        self._journal = JournalWriter(life.journals, header) if life.journals else None
+        self._events: deque[tuple[CoreName, ev.Event]] = deque()
+        self._calls: deque[tuple[Callable[[], None], Future[Any]]] = deque()
+        self._payloads: dict[TaskKey, Tensor] = {}
+        self._stopping = self._closed = False
+        self._computer = Computer(runner, self._wake)
+        self._thread = threading.Thread(target=self._run, name="node", daemon=True)
+
+    # ---- for other threads
+
+    def start(self) -> None:
+        """Begin to work. Nothing happens before the first RoutesChanged."""
+        self._thread.start()
+
+    def now(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self._zero_s
+
+    def call(self, function: Callable[[], Answer]) -> Future[Answer]:
+        """Have the loop call `function` between two events, and give its answer."""
+        future: Future[Answer] = Future()
+
+        def answer() -> None:
+            try:
+                future.set_result(function())
+            except BaseException as error:  # the caller's to handle: it is waiting for this future
+                future.set_exception(error)
+
+        self._calls.append((answer, future))
+        self._wake()
+        if self._closed:
+            self._refuse_calls()
+        return future
+
+    def feed(self, core: CoreName, event: ev.Event) -> None:
+        """Let something have happened; to be called by way of `call`."""
+        self._events.append((core, event))
+
+    def stop(self) -> None:
+        """End the loop and close everything; a second call does nothing."""
+        self._stopping = True
+        self._wake()
+        if self._thread.ident is None:
+            self._close()
+        else:
+            self._thread.join()
+
+    # ---- the loop
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                for timer in self._timers.due(self.now()):
+                    self._timer_due(timer)
+                    self._handle_events()
+                self.links.wait(self._timers.wait_s(self.now(), _SLEEP_S))
+                self._handle_events()  # a neighbour may have gone down
+                self._take_in_messages()
+                self._answer_bell()
+        except BaseException as error:  # whatever it is, the supervisor is told and ends the run
+            self.failure = error
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        if self._closed:
+            return
+        self._computer.stop(_STOP_S)
+        self.tally.close(self.now())
+        self.links.close()
+        self._bell.close()
+        self._rope.close()
+        try:
+            if self._journal:
+                self._journal.close()
+        except JournalError as error:
+            self.failure = self.failure or error
+        self._closed = True
+        self._refuse_calls()
+        self.ended.set()
+
+    def _refuse_calls(self) -> None:
+        while self._calls:
+            self._calls.popleft()[1].set_exception(RuntimeError(f"{self.life.name} has ended"))
+
+    def _wake(self) -> None:
+        # When the bell is full it is ringing, when it is gone there is nobody to wake.
+        with contextlib.suppress(OSError):
+            self._rope.send(b"!")
+
+    def _take_in_messages(self) -> None:
+        for _ in range(_MESSAGES_MAX):
+            message = self.links.receive()
+            if message is None:
+                break
+            self.exchange.take_in(*message)
+            self._handle_events()
+
+    def _answer_bell(self) -> None:
+        try:
+            self._bell.recv(4096)
+        except BlockingIOError:
+            return
+        while self._computer.done:
+            self._computed(self._computer.done.popleft())
+            self._handle_events()
+        while self._calls:
+            self._calls.popleft()[0]()
+            self._handle_events()
+
+    def _timer_due(self, timer: tuple[str, Any, int]) -> None:
+        kind, name, _ = timer
+        if kind == "worker":
+            self._events.append(("worker", ev.TimerFired(name)))
+        elif kind == "controller":
+            self._events.append(("controller", self._worker.observe()))
+            self._events.append(("controller", ev.TimerFired(name)))
+        else:
+            self.exchange.due(timer)
+
+    def _handle_events(self) -> None:
+        """Feed the cores, and do what they say, until nothing is left that happened here and now."""
+        while self._events:
+            core, event = self._events.popleft()
+            now = self.now()
+            effects: list[Any]
+            if core == "worker":
+                effects = self._worker.handle(cast(ev.WorkerEvent, event), now)
+                queues = self._worker
+                self.tally.observe(now, len(queues.input) + len(queues.either), len(queues.output))
+            else:
+                assert self._controller is not None
+                effects = self._controller.handle(cast(ev.ControllerEvent, event), now)
+            step = Step(now, self.life.name, self.life.epoch, core, event, tuple(effects))
+            self.tally.add(step)
+            if self._journal:
+                self._journal.write(step)
+            for effect in effects:
+                self._perform(core, effect)
+
+    # ---- what happened
+
+    def _arrived(self, event: ev.WorkerEvent) -> None:
+        self._events.append(("worker", event))
+
+    def _keep(self, tasks: tuple[Task, ...], tensors: list[Tensor]) -> None:
+        for task, tensor in zip(tasks, tensors, strict=True):
+            self._payloads[task.key] = tensor
+
+    def _computed(self, done: Computed | BaseException) -> None:
+        if isinstance(done, BaseException):
+            raise done
+        if done.reason:
+            self._arrived(ev.SegmentFailed(done.k, done.tasks, done.reason))
+            return
+        for task in done.tasks:
+            del self._payloads[task.key]
+        feature_bytes = 0
+        if done.features is not None:
+            feature_bytes = self._features.size_bytes(done.k)
+            for task, feature in zip(done.tasks, done.features, strict=True):
+                self._payloads[task.data_id, task.attempt, done.k + 1] = feature
+        self._arrived(ev.SegmentDone(done.k, done.tasks, done.readings, feature_bytes, done.duration_s))
+
+    # ---- what to do
+
+    def _perform(self, core: CoreName, effect: Any) -> None:
+        if isinstance(effect, fx.RunSegment):
+            payloads = [self._payloads[task.key] for task in effect.tasks]
+            self._computer.submit(effect.k, effect.tasks, payloads)
+        elif isinstance(effect, fx.SendTasks):
+            self.exchange.hand_over(effect, [self._payloads[task.key] for task in effect.tasks])
+        elif isinstance(effect, fx.Acknowledge):
+            self.exchange.answer(effect)
+        elif isinstance(effect, fx.SendReport | fx.SendThresholds):
+            self.exchange.tell(effect)
+        elif isinstance(effect, fx.SendResults):
+            self.exchange.pass_on(effect)
+        elif isinstance(effect, fx.SetTimer):
+            self._timers.set((core, effect.name, 0), self.now() + effect.delay_s)
+        elif isinstance(effect, fx.DiscardPayloads):
+            for key in effect.keys:
+                self._payloads.pop(key, None)
+        elif isinstance(effect, fx.Admit):
+            self._admit(effect)
+        elif isinstance(effect, fx.DeliverResults):
+            self._events.append(("controller", ev.ResultsArrived(effect.results)))
+        elif isinstance(effect, fx.SetThresholds):
+            self._arrived(ev.ThresholdsReceived(effect.version, effect.thresholds, None))
+        elif isinstance(effect, fx.Finish):
+            self.ended.set()
+        else:  # for the tally and the journal alone
+            assert isinstance(effect, fx.Complete | fx.CountDuplicate | fx.RecordControl), effect
+
+    def _admit(self, effect: fx.Admit) -> None:
+        assert self._images is not None
+        try:
+            image = self._images.image(effect.data_id)
+        except UnreadableImage as error:
+            self._events.append(("controller", ev.DatumUnreadable(effect.data_id, str(error))))
+            return
+        task = Task(effect.data_id, effect.attempt, 1, image.nbytes)
+        self._payloads[task.key] = image
+        self._arrived(ev.TasksArrived((task,), None, 0))
+
+
+def _shapers(life: Life) -> dict[str, Shaper]:
+    """How each direction that leaves this worker is held back; a link without limits needs nobody to do it."""
+    experiment = life.experiment
+    shapes = {m: Shape.of(experiment.topology.carrier(life.name, m)) for m in experiment.topology.workers}
+    return {
+        m: Shaper(shape, Random(f"{experiment.seed}/link {life.name} {m}/{life.epoch}"))
+        for m, shape in shapes.items()
+        if not shape.transparent
+    }
