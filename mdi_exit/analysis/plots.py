@@ -78,7 +78,8 @@ def throughput_accuracy(reports: Mapping[str, Report], folder: Path) -> list[Pat
         left.set_title(f"Accuracy against throughput ({note})", loc="left", fontsize=10)
         left.set_xlim(left=0)
         left.margins(x=0.15, y=0.15)
-        left.legend(loc="best")
+        if left.get_legend_handles_labels()[0]:
+            left.legend(loc="best")
         _exit_shares(right, reports)
     return save(figure, folder, "throughput-accuracy")
 

@@ -19,12 +19,12 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
-    from mdi_exit.cli import learn, topologies
+    from mdi_exit.cli import learn, run, topologies
 
-    for family in (learn, topologies):
+    for family in (run, topologies, learn):
         family.register(app)
     try:
         app()
     except UserError as error:
-        print(f"mdi-exit: {error}", file=sys.stderr)
+        print(f"mdi-exit: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever it quotes
         sys.exit(2)

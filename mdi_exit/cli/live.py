@@ -33,7 +33,7 @@ class LiveDisplay:
     def __init__(self, title: str, duration_s: float, console: Console | None = None) -> None:
         self.title = title
         self.first_result_s: float | None = None  # from this program's start to the first answer on screen
-        found = console or Console(stderr=True)
+        found = console or Console(stderr=True, highlight=False, markup=False)
         self._console = found if found.is_terminal else plain_console(file=found.file)
         self._duration_s = duration_s
         self._live = Live(console=self._console, refresh_per_second=4, transient=True)

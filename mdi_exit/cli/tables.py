@@ -36,9 +36,15 @@ def _titled(title: str, table: Table) -> RenderableType:
     return Group(Text(title, style="bold"), table, "")
 
 
-def plain_console(width: int = 100, **options: Any) -> Console:
+def plain_console(width: int = 110, **options: Any) -> Console:
     """A console for files and pipes: lines of text, no control codes, the same width everywhere."""
-    return Console(width=width, color_system=None, highlight=False, **options)
+    return Console(width=width, color_system=None, highlight=False, markup=False, **options)
+
+
+def show(reports: Reports, console: Console) -> None:
+    """Print everything worth seeing of these runs. Names may hold brackets, so the console must not know markup."""
+    for shown in tables(reports):
+        console.print(shown, soft_wrap=isinstance(shown, str))
 
 
 def summary(reports: Reports) -> Table:
@@ -81,8 +87,8 @@ def exits(reports: Reports) -> Table:
         cells = []
         for report in reports.values():
             total = sum(report["exits"])
-            share = _percent(report["exits"][k] / total if total else None)
-            cells.append(f"{share}, {_percent(report['exit_accuracy'][k])} right")
+            share, accuracy = _percent(report["exits"][k] / total if total else None), report["exit_accuracy"][k]
+            cells.append(share if accuracy is None else f"{share}, {_percent(accuracy)} right")
         table.add_row(str(k + 1), *cells)
     return table
 

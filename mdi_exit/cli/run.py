@@ -1,0 +1,83 @@
+"""`run`, `demo`, `report`: an experiment in real time, the tour of both modes, and what came of them."""
+
+# typer reads annotations at run time, on Python 3.10 too
+# ruff: noqa: UP045
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+_Set = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--set", help="KEY=VALUE of the experiment, such as thresholds=0.9 or admission.alpha=0.3; repeatable."
+    ),
+]
+_Seed = Annotated[Optional[int], typer.Option(min=0, help="Decides the order of the images and every draw.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print the report instead of tables.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this family's commands."""
+    for command in (demo, run, report):
+        app.command(command.__name__)(command)
+
+
+def run(
+    experiment: Annotated[str, typer.Argument(help="A YAML file, or a shipped example's name.")],
+    settings: _Set = None,
+    seed: _Seed = None,
+    out: Annotated[Optional[Path], typer.Option(help="Folder of the results; default: runs/ and its name.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Run an experiment on workers started here, and report what became of every image."""
+    from mdi_exit.cli import session
+    from mdi_exit.config import load_experiment, parse_setting
+
+    overrides = dict(parse_setting(setting) for setting in settings or ())
+    if seed is not None:
+        overrides["seed"] = seed
+    loaded = load_experiment(experiment, overrides)
+    folder = out or Path("runs") / loaded.name
+    with session.interruptible():
+        _conclude(session.run_one(loaded, folder), folder, as_json, [])
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Decides the order of the images and every draw.")] = 0,
+    seconds: Annotated[float, typer.Option(min=2.0, help="How long each mode admits images.")] = 25.0,
+    as_json: _Json = False,
+) -> None:
+    """Run both modes of MDI-Exit on three emulated Jetson Nanos: find the rate, then find the threshold."""
+    from mdi_exit.cli import session, tour
+
+    with session.interruptible():
+        content = tour.run_demo(out, seed, seconds)
+        _conclude(content, out, as_json, tour.in_words(content))
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder that a run wrote, or its report.json.")],
+    as_json: _Json = False,
+) -> None:
+    """Print the tables of a finished run again and draw its figures anew."""
+    from mdi_exit.cli import session
+    from mdi_exit.report import read_report
+
+    content = read_report(folder)
+    folder = folder if folder.is_dir() else folder.parent
+    session.draw(content, folder)
+    session.show(content, folder, as_json, [])
+
+
+def _conclude(content: dict[str, Any], folder: Path, as_json: bool, words: list[str]) -> None:
+    """Print what came of it; an interrupted run ends as Ctrl-C does."""
+    from mdi_exit.cli import session
+
+    session.show(content, folder, as_json, words)
+    if content["interrupted"]:
+        raise typer.Exit(session.INTERRUPTED)

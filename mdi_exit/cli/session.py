@@ -1,0 +1,121 @@
+"""One run from its experiment to its folder of results, as every command that runs something needs it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from mdi_exit import journal
+from mdi_exit.analysis import plots
+from mdi_exit.cli import tables
+from mdi_exit.cli.live import LiveDisplay
+from mdi_exit.cli.tables import plain_console
+from mdi_exit.config import Experiment
+from mdi_exit.errors import UserError
+from mdi_exit.jsonfile import rounded
+from mdi_exit.machine import command_line
+from mdi_exit.report import FILE, Report, build_report, write_report
+
+INTERRUPTED = 130  # the exit status of a program that Ctrl-C stopped
+JOURNALS = "journal"  # the folder of the journals within a run's
+_FIGURES = ("throughput-accuracy", "time-series")
+_PARTS = "parts"  # of a report of several runs: which of its keys hold them, and what they are called
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the folder of results, or clear an older run's files out of it; what is not ours stays.
+
+    Raises UserError when it cannot be used.
+    """
+    ours = [folder / FILE, *(folder / f"{name}.{kind}" for name in _FIGURES for kind in ("png", "svg"))]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in [*ours, *(folder / JOURNALS).glob(f"**/*{journal.SUFFIX}")]:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        allowed = "a folder, new or old, that can be written to"
+        raise UserError(f"--out {folder}: {error.strerror}; allowed: {allowed}") from error
+
+
+def carry_out(experiment: Experiment, title: str, folder: Path, journals: str = JOURNALS) -> Report:
+    """Run it with live progress, with journals (if it wants them) in that part of the folder, and return its report.
+
+    Ctrl-C ends it early: then the report is of the part that was done. Before there is such a part, KeyboardInterrupt.
+    """
+    from mdi_exit.runtime import run_experiment  # brings in Ray, which `report` does not need
+
+    with LiveDisplay(title, experiment.duration_s) as display:
+        record = run_experiment(experiment, display, folder / journals)
+    kept = journals if record.journals is not None else None
+    report = build_report(experiment, record.card, record.tallies, record.facts, command_line(), "ray", kept)
+    report["interrupted"] = report["interrupted"] or record.interrupted
+    report["notes"] = list(record.notes)
+    report["phases_s"] = dict(record.phases_s)
+    report["first_result_s"] = display.first_result_s
+    return report
+
+
+def run_one(experiment: Experiment, folder: Path) -> Report:
+    """Run an experiment and leave its report, figures and journals in the folder."""
+    prepare_folder(folder)
+    report = carry_out(experiment, experiment.name, folder)
+    conclude(report, folder)
+    return report
+
+
+def conclude(report: Report, folder: Path) -> None:
+    """Write the report and draw its figures."""
+    write_report(folder, report)
+    draw(report, folder)
+
+
+def draw(report: Report, folder: Path) -> None:
+    """Draw the figures of a report as it is in its file, rounded."""
+    reports = parts(rounded(report))
+    plots.throughput_accuracy(reports, folder)
+    plots.time_series(reports, folder)
+
+
+def parts(report: Report) -> dict[str, Report]:
+    """The runs that a report is of, by what they are called."""
+    if _PARTS in report:
+        return {name: report[key] for key, name in report[_PARTS].items()}
+    return {report["name"]: report}
+
+
+def combine(reports: dict[str, tuple[str, Report]]) -> Report:
+    """One report of several runs, key: (what it is called, its report). On top are the keys of the first."""
+    runs = {key: report for key, (_, report) in reports.items()}
+    called = {key: name for key, (name, _) in reports.items()}
+    interrupted = any(report["interrupted"] for report in runs.values())
+    return {**next(iter(runs.values())), **runs, _PARTS: called, "interrupted": interrupted}
+
+
+def show(report: Report, folder: Path, as_json: bool, words: list[str]) -> None:
+    """Print a report's tables and some closing words, or the report itself, on standard output."""
+    if as_json:
+        print(json.dumps(rounded(report), indent=1, sort_keys=True, allow_nan=False))
+        return
+    console = Console(highlight=False, markup=False)
+    console = console if console.is_terminal else plain_console()
+    tables.show(parts(rounded(report)), console)
+    for line in words:
+        console.print(line, soft_wrap=True)
+    files = ", ".join([FILE, *(f"{name}.png" for name in _FIGURES)])
+    console.print(f"Results in {folder}: {files}", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn a Ctrl-C that came before there was anything to report into a line and its exit status."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("mdi-exit: interrupted before anything was answered", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None

@@ -1,0 +1,60 @@
+"""`mdi-exit demo`: both modes of MDI-Exit, one after the other, on three emulated Jetson Nanos.
+
+First the thresholds are held and Algorithm 3 finds the rate. Then a rate above that is held and Algorithm 4 finds the
+thresholds that make it possible.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mdi_exit.cli import session
+from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.report import Report
+
+_FASTER = 1.25  # the second mode's rate over what the first one sustained
+
+
+def run_demo(folder: Path, seed: int, seconds: float) -> Report:
+    """Run both modes and leave a report of both in the folder; of the first alone when it was interrupted."""
+    session.prepare_folder(folder)
+    common: dict[str, Any] = {"name": "demo", "seed": seed, "duration_s": seconds}
+    experiment = load_experiment("find-rate", common)
+    held = f"thresholds held at {experiment.thresholds[0]:.2f}"
+    rate_mode = _carry_out(experiment, f"1 of 2, {held}: which rate can be sustained?", folder, "rate_mode")
+    done = {"rate_mode": (held, rate_mode)}
+    if not rate_mode["interrupted"]:
+        rate_per_s = max(1, round(_FASTER * (rate_mode["steady"] or rate_mode)["throughput_per_s"]))
+        experiment = load_experiment("find-threshold", {**common, "arrivals.rate_per_s": rate_per_s})
+        forced = f"rate held at {rate_per_s}/s"
+        title = f"2 of 2, {forced}: which threshold makes it possible?"
+        done["threshold_mode"] = (forced, _carry_out(experiment, title, folder, "threshold_mode"))
+    report = session.combine(done)
+    session.conclude(report, folder)
+    return report
+
+
+def _carry_out(experiment: Experiment, title: str, folder: Path, mode: str) -> Report:
+    return session.carry_out(experiment, title, folder, f"{session.JOURNALS}/{mode}")
+
+
+def in_words(report: Report) -> list[str]:
+    """What happened, and what to try next: three lines for whoever sees this for the first time."""
+    if "threshold_mode" not in report:
+        return []
+    rate, threshold = (report[key]["steady"] or report[key] for key in ("rate_mode", "threshold_mode"))
+    sure = f"{100 * report['rate_mode']['thresholds'][0]:.0f} %"
+    asked = 1 / report["threshold_mode"]["interarrival_s"]["final"]
+    return [
+        f"What happened: an image left at the first exit that was more than {sure} sure of it. Three devices then"
+        f" sustained {rate['throughput_per_s']:.0f} images/s, {_percent(rate['accuracy'])} of the answers right.",
+        f"Asked for {asked:.0f}/s, they let images leave earlier (when {_percent(threshold['threshold'])} sure, on"
+        f" average): {threshold['throughput_per_s']:.0f} images/s, {_percent(threshold['accuracy'])} right.",
+        "Try next: mdi-exit run find-rate --set thresholds=0.95 (more right, fewer per second?), or the same with"
+        " --set topology=5-node-mesh (faster?), or mdi-exit run without-exits.",
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{100 * share:.1f} %"

@@ -1,0 +1,210 @@
+"""What a run looks like: closing tables as golden texts, live progress on a terminal and off it, figures.
+
+`pytest tests/test_tables.py --rewrite` writes the golden texts anew.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from mdi_exit.analysis import plots
+from mdi_exit.cli import session, tour
+from mdi_exit.cli.live import LiveDisplay
+from mdi_exit.cli.tables import plain_console, show
+from mdi_exit.runtime.record import PHASES, Progress
+from mdi_exit.tally import NodeSnapshot, SourceSnapshot
+
+from .recorded import record
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def worker(done: int, **changes: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "slice": [1, 2, 3],
+        "processed": done,
+        "offloaded": 40,
+        "received": 7,
+        "input_queue_mean": 12.34,
+        "output_queue_mean": 0.5,
+        "compute_delay_s": 0.0078,
+        "utilization": 0.987,
+        "rss_bytes": 210 << 20,
+        "pace_missed": 0.0,
+    }
+    return {**row, **changes}
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "throughput_per_s": 118.2,
+        "steady": {"throughput_per_s": 131.0, "accuracy": 0.7312, "completed": 1310, "threshold": 0.8},
+        "accuracy": 0.7298,
+        "accuracy_offered": 0.7298,
+        "threshold": {"mean": 0.8, "final": 0.8},
+        "interarrival_s": {"mean": 0.0093, "final": 0.0076},
+        "latency_s": {"p50": 0.287, "p95": 1.345, "p99": 1.9},
+        "offered": 2400,
+        "completed": 2400,
+        "shed": 0,
+        "failed": 0,
+        "lost": 0,
+        "duration_s": 20.0,
+        "drain_s": 0.71,
+        "exits": [1200, 600, 600],
+        "exit_accuracy": [0.57, 0.686, None],
+        "workers": {"n1": worker(3325), "n2": worker(214, slice=[3], rss_bytes=None, utilization=0.5)},
+        "links": {
+            "n1-n2": {"tasks": 1403, "bytes": 14_080_000, "transfer_delay_s": 0.0082, "refused": 0, "undelivered": 1}
+        },
+        "reasons": {},
+        "interrupted": False,
+        "thresholds": [0.8, 0.8],
+    }
+    return {**content, **changes}
+
+
+TROUBLED = report(
+    accuracy=None,
+    steady=None,
+    offered=2450,
+    completed=2400,
+    shed=45,
+    failed=4,
+    lost=1,
+    latency_s={"p50": None, "p95": None, "p99": None},
+    workers={"n1": worker(10, pace_missed=0.07), "n2": worker(0, compute_delay_s=None, input_queue_mean=None)},
+    links={},
+    reasons={"failed": {"cat/[7].png: not an image": 4}, "lost": {"no answer by the end of the run": 1}},
+    interrupted=True,
+    notes=["n2 was lost after 3.2 s", "n2 is back after 4.9 s"],
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "reports"),
+    [
+        ("one-run", {"find-rate": report()}),
+        ("side-by-side", {"thresholds held at 0.80": report(), "rate held at 164/s": report(accuracy=0.6912)}),
+        ("troubled", {"find-rate": TROUBLED}),
+    ],
+)
+def test_the_tables_look_as_written(name: str, reports: dict[str, Any], request: pytest.FixtureRequest) -> None:
+    console = plain_console(file=io.StringIO())
+    show(reports, console)
+    drawn = "".join(f"{line.rstrip()}\n" for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
+    path = GOLDEN / f"{name}.txt"
+    if request.config.getoption("--rewrite"):
+        path.write_text(drawn, encoding="utf-8")
+    assert drawn == path.read_text(encoding="utf-8")
+    assert "…" not in drawn and "\x1b" not in drawn
+
+
+def test_the_tables_fit_a_narrow_terminal() -> None:
+    console = Console(width=80, file=io.StringIO(), force_terminal=True)
+    show({"find-rate": report()}, console)
+    assert "…" not in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def source(completed: int, threshold: float | None = None) -> SourceSnapshot:
+    outcomes = {"completed": completed, "shed": 0, "failed": 0, "lost": 0}
+    accuracy = 0.75 if completed else None
+    return SourceSnapshot(completed + 5, completed + 5, outcomes, (3, 1, 0), accuracy, 12.0, 0.1, threshold, 0.0, None)
+
+
+def progress(phase: str, elapsed_s: float, completed: int = 0, lost: tuple[str, ...] = ()) -> Progress:
+    if phase not in ("run", "drain"):
+        return Progress(phase, elapsed_s, 0.0)
+    nodes = {
+        "n1": NodeSnapshot("n1", 0, elapsed_s, 4, 2, 9, 3, 1, 0.5, source(completed, 0.8)),
+        "n2": NodeSnapshot("n2", 0, elapsed_s, 1, 0, 4, 1, 3, 0.25, None),
+    }
+    return Progress(phase, elapsed_s, 20 - elapsed_s, nodes, lost)
+
+
+def test_progress_off_a_terminal_is_plain_lines() -> None:
+    stream = io.StringIO()
+    with LiveDisplay("a run", 20.0, Console(file=stream)) as display:
+        for number, phase in enumerate(PHASES):
+            for tenth in range(40):
+                display(progress(phase, 4 * number + tenth / 10, completed=tenth if phase == "run" else 0))
+    text = stream.getvalue()
+    assert all(character == "\n" or character.isprintable() for character in text)
+    lines = text.splitlines()
+    assert lines[0] == "a run" and 8 < len(lines) < 20  # a line every two seconds, and one per phase
+    answered = next(line for line in lines if "answered" in line)
+    for part in ("12/s", "threshold 0.80", "n1 4+2", "n2 1+0", "s left"):
+        assert part in answered
+    assert display.first_result_s is not None and display.first_result_s > 0
+    assert sum("the first answer" in line for line in lines) == 1
+
+
+def test_progress_on_a_terminal_is_redrawn_and_taken_away() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=90, height=30)
+    with LiveDisplay("a run", 20.0, console) as display:
+        for phase in PHASES:
+            display(progress(phase, 3.0, completed=12, lost=("n2",)))
+    text = stream.getvalue()
+    for part in ("a run", "exit 1", "75 %", "worker", "input queue", "down: n2", "\x1b[2K"):
+        assert part in text
+
+
+def test_without_an_answer_there_is_no_first_result() -> None:
+    with LiveDisplay("a run", 20.0, Console(file=io.StringIO())) as display:
+        display(progress("run", 1.0))
+    assert display.first_result_s is None
+
+
+# ---- figures
+
+
+def test_figures_are_drawn_twice_alike_as_png_and_svg(tmp_path: Path) -> None:
+    made = {"rate": record("find-rate", 5.0).report(), "threshold": record("find-threshold", 5.0).report()}
+    for folder in ("once", "again"):
+        plots.throughput_accuracy(made, tmp_path / folder)
+        plots.time_series(made, tmp_path / folder)
+    for name in ("throughput-accuracy", "time-series"):
+        again = (tmp_path / "again" / f"{name}.svg").read_bytes()
+        assert (tmp_path / "once" / f"{name}.svg").read_bytes() == again
+        for words in ("rate", "threshold"):
+            assert words.encode() in again
+        with Image.open(tmp_path / "once" / f"{name}.png") as image:
+            pixels = np.asarray(image.convert("L"))
+        assert min(pixels.shape) > 500 and 0.005 < (pixels < 200).mean() < 0.6  # something is drawn, not everything
+
+
+@pytest.mark.parametrize("until_s", [0.05, 0.6])
+def test_a_run_of_a_moment_has_figures_too(until_s: float, tmp_path: Path) -> None:
+    report = record("find-rate", until_s, close=False).report()
+    session.conclude(report, tmp_path)
+    assert len(list(tmp_path.glob("*.png"))) == len(list(tmp_path.glob("*.svg"))) == 2
+
+
+# ---- several runs in one report
+
+
+def test_a_report_of_both_modes_has_the_keys_of_the_first_on_top(tmp_path: Path) -> None:
+    rate, threshold = record("find-rate", 5.0).report(), record("find-threshold", 5.0).report()
+    both = session.combine({"rate_mode": ("held", rate), "threshold_mode": ("forced", threshold)})
+    assert both["rate_mode"] == rate and both["threshold_mode"] == threshold
+    assert {key: both[key] for key in rate} == rate
+    assert list(session.parts(both)) == ["held", "forced"] and session.parts(rate) == {"find-rate": rate}
+    cut = session.combine({"a": ("a", rate), "b": ("b", {**threshold, "interrupted": True})})
+    assert cut["interrupted"] and not both["interrupted"]
+
+
+def test_the_demo_says_what_happened_and_what_to_try() -> None:
+    rate, threshold = record("find-rate", 5.0).report(), record("find-threshold", 5.0).report()
+    both = session.combine({"rate_mode": ("held", rate), "threshold_mode": ("forced", threshold)})
+    lines = tour.in_words(both)
+    assert len(lines) == 3 and "80 % sure" in lines[0] and "100/s" in lines[1] and "Try next" in lines[2]
+    assert f"{rate['steady']['throughput_per_s']:.0f} images/s" in lines[0]
+    assert tour.in_words(session.combine({"rate_mode": ("held", rate)})) == []
