@@ -18,6 +18,9 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "torch": ("mdi_exit.models", "mdi_exit.training", "mdi_exit.compute.torch_runner", "mdi_exit.compute.export"),
     "onnx": ("mdi_exit.compute",),
     "onnxruntime": ("mdi_exit.compute",),
+    "safetensors": ("mdi_exit.models", "mdi_exit.config"),
+    "typer": ("mdi_exit.cli",),
+    "pooch": ("mdi_exit.public_sets",),
 }
 # Clocks, sockets, threads, files, logs and unseeded randomness belong to the drivers of the core.
 WORLDLY = ("asyncio", "concurrent", "datetime", "io", "logging", "multiprocessing", "os", "pathlib", "queue", "secrets",
