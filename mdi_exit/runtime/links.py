@@ -172,7 +172,9 @@ class Links:
         if key in self._names:
             answer = [b"200", b"OK", key.encode("ascii"), b""]
         else:
-            answer = [b"400", b"not a neighbour", b"", b""]
+            # "Try again later", where 400 would make ZeroMQ give up for good: a neighbour may ask before we have been
+            # told of it.
+            answer = [b"300", b"not a neighbour", b"", b""]
         self._gate.send_multipart([version, request, *answer])
 
     # ---- reaching them

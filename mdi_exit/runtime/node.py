@@ -54,9 +54,9 @@ class Life:
     prepared: PreparedNet
     name: str
     epoch: int
-    host: str  # where it listens
     started_unix_s: float  # second 0 of the run by the wall clock, the same for every node
-    journals: Path | None
+    journals: Path | None = None
+    journals_travel: bool = False  # the folder is not the launcher's: what is in it has to be sent there
 
     @property
     def is_source(self) -> bool:
@@ -72,8 +72,8 @@ class Life:
 class Node:
     """One life of one worker. `start` it, `call` into it, `stop` it; everything else happens on its own thread."""
 
-    def __init__(self, life: Life, runner: SegmentRunner) -> None:
-        """Listen and build the cores; raises UserError for a port in use or data that cannot be read."""
+    def __init__(self, life: Life, runner: SegmentRunner, host: str) -> None:
+        """Listen on `host` and build the cores; raises UserError for a port in use or data that cannot be read."""
         experiment, card = life.experiment, life.prepared.card
         self.life, self.ended = life, threading.Event()
         self.failure: BaseException | None = None
@@ -84,7 +84,7 @@ class Node:
         self._bell.setblocking(False)
         self._rope.setblocking(False)
         encrypt = experiment.runtime.encrypt is not False  # "auto": secure unless told otherwise
-        self.links = Links(life.name, life.host, life.port, encrypt, self._bell.fileno())
+        self.links = Links(life.name, host, life.port, encrypt, self._bell.fileno())
         self._timers: Timers[tuple[str, Any, int]] = Timers()
         self.exchange = Exchange(
             life.name, self.links, _shapers(life), self._features, self._timers, self.now, self._arrived, self._keep

@@ -15,6 +15,10 @@ from mdi_exit.tally import NodeSnapshot, NodeTally
 class RunAborted(UserError):
     """A run that could not go on: its source was lost, a worker would not start, or a bug of ours stopped one."""
 
+    def __init__(self, line: str, traceback: str = "") -> None:
+        super().__init__(line)
+        self.traceback = traceback  # of the bug, in the process where it happened
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:

@@ -1,0 +1,188 @@
+"""What the control plane can ask of a worker's process. Ray makes an actor of `WorkerProcess`; nothing here knows Ray.
+
+The process comes up empty, also when it is restarted after a crash, and is then given a life: an experiment, its name
+in it, an epoch. `watch` is asked once per life and answers when that life is over, so that whoever asks hears of the
+end at once, and of a crash by the call failing.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any, TypeVar
+
+import psutil
+
+from mdi_exit import compute
+from mdi_exit.compute import SegmentRunner
+from mdi_exit.compute.pacing import PacedRunner
+from mdi_exit.core.events import ControllerEvent, RoutesChanged
+from mdi_exit.core.types import Routes
+from mdi_exit.errors import UserError
+from mdi_exit.journal import SUFFIX
+from mdi_exit.runtime.links import Address
+from mdi_exit.runtime.node import Life, Node
+from mdi_exit.tally import NodeSnapshot, NodeTally
+
+_ANSWER_S = 10.0  # a loop that does not answer for so long hangs
+_LINKED_STEP_S = 0.01
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A worker listens and can compute."""
+
+    address: Address
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a worker stands. Its tally so far is there for all but the source: should it be killed, this is what is left
+    of it, while without the source the run is over anyway."""
+
+    snapshot: NodeSnapshot
+    tally: NodeTally | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A life is over: the controller has finished, or something went wrong, in one line and with its traceback."""
+
+    failure: str = ""
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What a worker leaves behind."""
+
+    tally: NodeTally
+    bytes_sent: int
+    rss_bytes: int
+    pace_missed: float | None  # share of the computations
+    notes: tuple[str, ...]
+    journals: Mapping[str, bytes]  # by file name, when they have to travel
+
+
+class WorkerProcess:
+    """One worker's process. `watch` needs a thread of its own."""
+
+    def __init__(self) -> None:
+        self._node: Node | None = None
+        self._runner: SegmentRunner | None = None
+
+    def open(self, life: Life, host: str) -> Opened:
+        """Begin a life: load the slice, listen on `host`. Raises UserError, and no subclass: it has to travel."""
+        try:
+            self._runner = _runner(life)
+            self._node = Node(life, self._runner, host)
+        except UserError as error:
+            raise UserError(str(error)) from None
+        self._node.start()
+        return Opened(self._node.links.address, os.getpid())
+
+    def address(self) -> str:
+        """Return the address by which the cluster knows this machine."""
+        import ray.util
+
+        utilities: Any = ray.util  # without annotations
+        return str(utilities.get_node_ip_address())
+
+    def connect(self, addresses: Mapping[str, Address], routes: Routes) -> None:
+        """Know these neighbours and these routes from now on."""
+        node = self._living()
+
+        def change() -> None:
+            node.links.set_neighbours(addresses)
+            node.feed("worker", RoutesChanged(routes))
+
+        self._ask(change)
+
+    def linked(self, within_s: float) -> list[str]:
+        """Wait until every neighbour can be reached; return those that cannot."""
+        links, until_s = self._living().links, time.monotonic() + within_s
+        while (missing := self._ask(lambda: links.missing)) and time.monotonic() < until_s:
+            time.sleep(_LINKED_STEP_S)
+        return missing
+
+    def tell(self, event: ControllerEvent) -> None:
+        """Tell the controller, at the source."""
+        node = self._living()
+        self._ask(lambda: node.feed("controller", event))
+
+    def status(self) -> Status:
+        """Return how the worker stands."""
+        node = self._living()
+
+        def look() -> Status:
+            node.tally.close(node.now())
+            return Status(node.tally.snapshot(node.now()), None if node.life.is_source else copy.deepcopy(node.tally))
+
+        return self._ask(look)
+
+    def watch(self) -> Ended:
+        """Return when this life is over."""
+        node = self._living()
+        node.ended.wait()
+        if node.failure is None:
+            return Ended()
+        if isinstance(node.failure, UserError):
+            return Ended(f"{node.life.name}: {node.failure}")
+        line = "".join(traceback.format_exception_only(node.failure)).strip().splitlines()[-1]
+        return Ended(f"{node.life.name}: {line}", "".join(traceback.format_exception(node.failure)))
+
+    def close(self) -> Closed:
+        """End this life."""
+        node = self._living()
+        node.stop()
+        runner = self._runner
+        missed = runner.pace_missed / runner.paced if isinstance(runner, PacedRunner) and runner.paced else None
+        refused = node.exchange.refused.items()
+        return Closed(
+            tally=node.tally,
+            bytes_sent=sum(node.exchange.bytes_sent.values()),
+            rss_bytes=psutil.Process().memory_info().rss,
+            pace_missed=missed,
+            notes=tuple(
+                f"{node.life.name} dropped {n} bad messages of {m}, the last: {why}" for m, (n, why) in refused
+            ),
+            journals=_carry_off(node.life),
+        )
+
+    def _living(self) -> Node:
+        assert self._node is not None, "asked of a worker that has not begun"
+        return self._node
+
+    def _ask(self, function: Callable[[], Answer]) -> Answer:
+        return self._living().call(function).result(_ANSWER_S)
+
+
+def _runner(life: Life) -> SegmentRunner:
+    experiment, name = life.experiment, life.name
+    hosted = experiment.hosted[name]
+    runner = compute.open_runner(life.prepared, hosted, experiment.runtime.threads_per_worker)
+    profile = experiment.devices[name]
+    if profile is None:
+        return runner
+    model = life.prepared.card.model
+    seconds = profile.seconds(model.architecture, model.image_size)
+    rng = Random(f"{experiment.seed}/pace {name}/{life.epoch}")
+    return PacedRunner(runner, seconds, profile.spread, rng)
+
+
+def _carry_off(life: Life) -> dict[str, bytes]:
+    """The journals of all lives of this worker on this machine, when its folder is not the launcher's."""
+    if life.journals is None or not life.journals_travel:
+        return {}
+    files = {path.name: path.read_bytes() for path in sorted(life.journals.glob(f"{life.name}-*{SUFFIX}"))}
+    shutil.rmtree(life.journals, ignore_errors=True)
+    return files

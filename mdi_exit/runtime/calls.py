@@ -1,0 +1,99 @@
+"""Calls to actors that are under way, and what is to be done when each answers, fails, or takes too long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+
+from mdi_exit.errors import UserError
+from mdi_exit.runtime.record import RunAborted
+
+_STEP_S = 0.1  # how soon an interrupt is noticed while everybody is waited for
+
+
+class Unreachable(Exception):
+    """The actor's process is gone; for good, or it is being started again."""
+
+    def __init__(self, for_good: bool) -> None:
+        super().__init__("gone for good" if for_good else "gone")
+        self.for_good = for_good
+
+
+def fetch(call: Any) -> Any:
+    """Return the answer of a call that has ended. Raises Unreachable, and the actor's UserError as a UserError."""
+    try:
+        return ray.get(call)
+    except ActorDiedError:
+        raise Unreachable(for_good=True) from None
+    except RayActorError:
+        raise Unreachable(for_good=False) from None
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise UserError(str(error.cause)) from None
+        raise
+
+
+class Calls:
+    """Calls under way. Whatever a handler raises comes out of `attend`."""
+
+    def __init__(self, interrupted: Callable[[], bool]) -> None:
+        """`interrupted` says whether the user wants to stop waiting for everybody."""
+        self._interrupted = interrupted
+        self._pending: dict[Any, tuple[Callable[[Any], None], Callable[[Unreachable], None]]] = {}
+        self._later: list[tuple[float, Callable[[], None]]] = []
+
+    def ask(
+        self,
+        call: Any,
+        then: Callable[[Any], None] = lambda answer: None,
+        otherwise: Callable[[Unreachable], None] = lambda error: None,
+    ) -> None:
+        """Do `then` with the answer of a call, or `otherwise` when its actor is gone."""
+        self._pending[call] = (then, otherwise)
+
+    def later(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Do something after a while."""
+        self._later.append((time.monotonic() + delay_s, action))
+
+    def attend(self, timeout_s: float) -> None:
+        """Wait for whatever comes first, at most so long, and do what was to be done about it."""
+        now = time.monotonic()
+        due = [entry for entry in self._later if entry[0] <= now]
+        for entry in due:
+            self._later.remove(entry)
+            entry[1]()
+        timeout_s = min([timeout_s, *(max(0.0, at_s - now) for at_s, _ in self._later)])
+        if not self._pending:
+            time.sleep(timeout_s)
+            return
+        ready, _ = ray.wait(list(self._pending), timeout=timeout_s)
+        for call in ready:
+            then, otherwise = self._pending.pop(call)
+            try:
+                answer = fetch(call)
+            except Unreachable as error:
+                otherwise(error)
+            else:
+                then(answer)
+
+    def gather(self, calls: Mapping[str, Any], within_s: float) -> dict[str, Any]:
+        """Wait for all of these calls, by worker. Raises RunAborted when a worker is gone or takes too long, and
+        KeyboardInterrupt when the user does not want to wait."""
+        until_s, answers, waiting = time.monotonic() + within_s, dict[str, Any](), dict(calls)
+        while waiting:
+            ready, _ = ray.wait(list(waiting.values()), timeout=_STEP_S)
+            for name in [name for name, call in waiting.items() if call in ready]:
+                try:
+                    answers[name] = fetch(waiting.pop(name))
+                except Unreachable:
+                    raise RunAborted(f"{name}: its process died while the run was starting") from None
+            if self._interrupted():
+                raise KeyboardInterrupt
+            if waiting and time.monotonic() > until_s:
+                slow = ", ".join(waiting)
+                raise RunAborted(f"{slow}: not ready within {within_s:.0f} s; are the machines up that are needed?")
+        return answers

@@ -1,0 +1,136 @@
+"""A Ray cluster to run experiments on: one of our own on this machine, or one that is already there.
+
+Ours listens on the loopback interface alone, asks every connection for a token, tells nobody anything (no dashboard,
+no usage statistics), and leaves nothing behind: no process, no port, no file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from mdi_exit.config import Experiment
+from mdi_exit.errors import UserError
+from mdi_exit.runtime.record import Observer, RunRecord, ignore
+from mdi_exit.runtime.signals import Interrupt
+
+# Nothing of ours goes through the object store but a tally now and then; less than 75 MB Ray refuses.
+_OBJECT_STORE_BYTES = 80_000_000
+_LEFT_ALONE_S = 5.0  # how long Ray's processes may take to end by themselves
+_ENVIRONMENT = {
+    # Said outright, because Ray's default differs between ways of starting it.
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # By default a call to an actor that was killed fails only after a second's wait for details of its death.
+    "RAY_timeout_ms_task_wait_for_death_info": "100",
+    # Ray prints a page to the terminal when an actor is killed; we say it in a line, in the run's notes.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+}
+# What Ray does on desktop systems by default: keep to the loopback interface. (It turns an address of 127.0.0.1 into
+# the machine's public one otherwise.)
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A running Ray cluster; `run` as many experiments on it as you like, one after the other."""
+
+    is_local: bool
+    interrupt: Interrupt
+
+    def run(self, experiment: Experiment, observer: Observer = ignore, folder: Path | None = None) -> RunRecord:
+        """Run an experiment in real time; `folder` is where its journals go, if it keeps any.
+
+        Raises UserError for what cannot be done, RunAborted when it cannot go on, KeyboardInterrupt when it was
+        interrupted before there was anything to report.
+        """
+        from mdi_exit.runtime import launch  # only now: it imports Ray, which must not be before the environment is set
+
+        return launch.run(experiment, launch.Setting(observer, folder, self.is_local, self.interrupt))
+
+
+@contextlib.contextmanager
+def local_cluster() -> Iterator[Cluster]:
+    """Start a cluster on this machine and end it afterwards, whatever happens."""
+    _prepare_environment({**_ENVIRONMENT, **_LOOPBACK})
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault(
+            "RAY_AUTH_TOKEN", secrets.token_hex(32)
+        )  # for every cluster of this process: Ray keeps it
+    import ray
+
+    # A short path: Ray makes Unix sockets below it, whose names may have 107 characters.
+    scratch = Path(tempfile.mkdtemp(prefix="mdi-exit-"))
+    with Interrupt() as interrupt:
+        try:
+            ray.init(
+                address="local",
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(scratch),
+            )
+            interrupt.take()  # ray.init has taken SIGTERM
+            yield Cluster(True, interrupt)
+        finally:
+            processes = psutil.Process().children(recursive=True)
+            ray.shutdown()
+            _end(processes)
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def joined_cluster(address: str) -> Iterator[Cluster]:
+    """Use the cluster at `address` ("auto" for the one of this machine), which `ray up` or `ray start` has started."""
+    _prepare_environment(_ENVIRONMENT)
+    import ray
+
+    with Interrupt() as interrupt:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            first = str(error).strip().partition("\n")[0]
+            raise UserError(f"--address {address}: cannot join the Ray cluster ({first})") from error
+        try:
+            interrupt.take()
+            yield Cluster(False, interrupt)
+        finally:
+            ray.shutdown()
+
+
+def run_experiment(experiment: Experiment, observer: Observer = ignore, folder: Path | None = None) -> RunRecord:
+    """Run one experiment on a cluster of its own."""
+    with local_cluster() as cluster:
+        return cluster.run(experiment, observer, folder)
+
+
+def _prepare_environment(wanted: dict[str, str]) -> None:
+    """Set what Ray reads when it is imported; what the user has set stays. Raises UserError when it is too late."""
+    missing = {name: value for name, value in wanted.items() if name not in os.environ}
+    if "ray" in sys.modules:
+        if sys.modules["ray"].is_initialized():
+            raise UserError("Ray already runs in this process; end that with ray.shutdown() first")
+        if missing:
+            raise UserError("Ray was imported before it could be told to be safe; import it after mdi_exit has run")
+    os.environ.update(missing)
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    """Wait for Ray's processes, and end those that do not by themselves."""
+    _, alive = psutil.wait_procs(processes, _LEFT_ALONE_S)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, _LEFT_ALONE_S)
