@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from types import TracebackType
 
 import psutil
@@ -30,13 +30,16 @@ _DOING = {
 class LiveDisplay:
     """Shows every `Progress` it is called with. Used as a context; on standard error, so that results can be piped."""
 
-    def __init__(self, title: str, duration_s: float, console: Console | None = None) -> None:
-        self.title = title
+    def __init__(
+        self, title: str, duration_s: float, console: Console | None = None, announces_first: bool = True
+    ) -> None:
+        """With `announces_first` it says when the first answer came, counted from this program's start."""
+        self.title, self._announces_first = title, announces_first
         self.first_result_s: float | None = None  # from this program's start to the first answer on screen
         found = console or Console(stderr=True, highlight=False, markup=False)
         self._console = found if found.is_terminal else plain_console(file=found.file)
         self._duration_s = duration_s
-        self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._printed: tuple[str, float] = ("", -_LINE_S)
 
     def __enter__(self) -> LiveDisplay:
@@ -53,7 +56,8 @@ class LiveDisplay:
     def __call__(self, progress: Progress) -> None:
         """Show how the run stands."""
         node = progress.source
-        if self.first_result_s is None and node and node.source and node.source.outcomes["completed"]:
+        answered = node is not None and node.source is not None and node.source.outcomes["completed"] > 0
+        if answered and self._announces_first and self.first_result_s is None:
             self.first_result_s = time.time() - psutil.Process().create_time()
             self._console.print(f"{self.first_result_s:5.1f} s after the start of this program: the first answer")
         if self._console.is_terminal:
@@ -67,11 +71,12 @@ class LiveDisplay:
 
 def _line(progress: Progress) -> str:
     doing = _DOING[progress.phase]
-    node = progress.source
-    if node is None or node.source is None:
+    at_source = progress.source
+    if at_source is None or at_source.source is None:
         return f"{progress.elapsed_s:5.1f} s  {doing}"
-    source = node.source
-    queues = "  ".join(f"{name} {n.input_queue}+{n.output_queue}" for name, n in progress.nodes.items())
+    source = at_source.source
+    nodes = sorted(progress.nodes.items())
+    queues = "  ".join(f"{name} {node.input_queue}+{node.output_queue}" for name, node in nodes)
     lost = f"  down: {', '.join(progress.lost)}" if progress.lost else ""
     left = f"{progress.left_s:.0f} s left"
     return f"{progress.elapsed_s:5.1f} s  {doing}, {left}: {_in_words(source)}  queues {queues}{lost}"
@@ -85,13 +90,15 @@ def _in_words(source: SourceSnapshot) -> str:
 
 
 def _picture(title: str, progress: Progress, duration_s: float) -> RenderableType:
-    head = Table.grid(padding=(0, 2))
-    done_s = duration_s - progress.left_s if progress.phase == "run" else 0.0 if progress.source is None else duration_s
-    head.add_row(title, ProgressBar(total=duration_s, completed=max(0.0, done_s), width=30), _waiting(progress))
+    done_s = {"run": duration_s - progress.left_s, "drain": duration_s, "collect": duration_s}
+    bar = Table.grid(padding=(0, 2))
+    completed = max(0.0, done_s.get(progress.phase, 0.0))
+    bar.add_row(ProgressBar(total=duration_s, completed=completed, width=37), _waiting(progress))
+    head = Group(title, bar)
     node = progress.source
     if node is None or node.source is None:
         return head
-    lines: list[RenderableType] = [head, _in_words(node.source), _bars(node.source), _nodes(progress.nodes.values())]
+    lines: list[RenderableType] = [head, _in_words(node.source), _bars(node.source), _nodes(progress.nodes)]
     if progress.lost:
         lines.append(f"down: {', '.join(progress.lost)}")
     return Group(*lines)
@@ -112,11 +119,11 @@ def _bars(source: SourceSnapshot) -> RenderableType:
     return table
 
 
-def _nodes(nodes: Iterable[NodeSnapshot]) -> RenderableType:
+def _nodes(nodes: Mapping[str, NodeSnapshot]) -> RenderableType:
     table = Table(box=None, padding=(0, 2), pad_edge=False)
     for number, heading in enumerate(("worker", "input queue", "output queue", "computed", "offloaded", "busy")):
         table.add_column(heading, justify="right" if number else "left")
-    for node in nodes:
+    for name, node in sorted(nodes.items()):
         counts = (node.input_queue, node.output_queue, node.processed, node.offloaded)
-        table.add_row(node.node, *map(str, counts), f"{100 * node.utilization:.0f} %")
+        table.add_row(name, *map(str, counts), f"{100 * node.utilization:.0f} %")
     return table

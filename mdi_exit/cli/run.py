@@ -31,9 +31,12 @@ def run(
     settings: _Set = None,
     seed: _Seed = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder of the results; default: runs/ and its name.")] = None,
+    address: Annotated[
+        Optional[str], typer.Option(help="Of a running Ray cluster, or auto; default: one of our own, here.")
+    ] = None,
     as_json: _Json = False,
 ) -> None:
-    """Run an experiment on workers started here, and report what became of every image."""
+    """Run an experiment on Ray, and report what became of every image."""
     from mdi_exit.cli import session
     from mdi_exit.config import load_experiment, parse_setting
 
@@ -42,8 +45,11 @@ def run(
         overrides["seed"] = seed
     loaded = load_experiment(experiment, overrides)
     folder = out or Path("runs") / loaded.name
-    with session.interruptible():
-        _conclude(session.run_one(loaded, folder), folder, as_json, [])
+    session.prepare_folder(folder)
+    with session.cluster(address) as cluster:
+        content = session.carry_out(cluster, loaded, loaded.name, folder)
+    session.conclude(content, folder)
+    _show(content, folder, as_json, [])
 
 
 def demo(
@@ -55,9 +61,10 @@ def demo(
     """Run both modes of MDI-Exit on three emulated Jetson Nanos: find the rate, then find the threshold."""
     from mdi_exit.cli import session, tour
 
-    with session.interruptible():
-        content = tour.run_demo(out, seed, seconds)
-        _conclude(content, out, as_json, tour.in_words(content))
+    session.prepare_folder(out)
+    with session.cluster() as cluster:
+        content = tour.run_demo(cluster, out, seed, seconds)
+    _show(content, out, as_json, tour.in_words(content))
 
 
 def report(
@@ -74,7 +81,7 @@ def report(
     session.show(content, folder, as_json, [])
 
 
-def _conclude(content: dict[str, Any], folder: Path, as_json: bool, words: list[str]) -> None:
+def _show(content: dict[str, Any], folder: Path, as_json: bool, words: list[str]) -> None:
     """Print what came of it; an interrupted run ends as Ctrl-C does."""
     from mdi_exit.cli import session
 

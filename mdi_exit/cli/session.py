@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -22,8 +23,11 @@ from mdi_exit.jsonfile import rounded
 from mdi_exit.machine import command_line
 from mdi_exit.report import FILE, Report, build_report, write_report
 
+if TYPE_CHECKING:
+    from mdi_exit.runtime import Cluster
+
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C stopped
-JOURNALS = "journal"  # the folder of the journals within a run's
+JOURNALS = "journals"  # the runtime's folder for them within a run's
 _FIGURES = ("throughput-accuracy", "time-series")
 _PARTS = "parts"  # of a report of several runs: which of its keys hold them, and what they are called
 
@@ -36,36 +40,42 @@ def prepare_folder(folder: Path) -> None:
     ours = [folder / FILE, *(folder / f"{name}.{kind}" for name in _FIGURES for kind in ("png", "svg"))]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in [*ours, *(folder / JOURNALS).glob(f"**/*{journal.SUFFIX}")]:
+        for path in [*ours, *folder.glob(f"**/{JOURNALS}/*{journal.SUFFIX}")]:
             path.unlink(missing_ok=True)
     except OSError as error:
         allowed = "a folder, new or old, that can be written to"
         raise UserError(f"--out {folder}: {error.strerror}; allowed: {allowed}") from error
 
 
-def carry_out(experiment: Experiment, title: str, folder: Path, journals: str = JOURNALS) -> Report:
-    """Run it with live progress, with journals (if it wants them) in that part of the folder, and return its report.
+@contextlib.contextmanager
+def cluster(address: str | None = None) -> Iterator[Cluster]:
+    """A Ray cluster: our own on this machine, or the one at `address`. Ctrl-C before there is anything to report
+    ends the program with a line and its exit status."""
+    from mdi_exit.runtime import joined_cluster, local_cluster  # brings in Ray, which `report` does not need
+
+    doing = f"joining the Ray cluster at {address}" if address else "starting a Ray cluster on this machine"
+    print(f"{doing} ...", file=sys.stderr, flush=True)
+    try:
+        with joined_cluster(address) if address else local_cluster() as found:
+            yield found
+    except KeyboardInterrupt:
+        print("mdi-exit: interrupted before there was anything to report", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def carry_out(cluster: Cluster, experiment: Experiment, title: str, folder: Path, is_first: bool = True) -> Report:
+    """Run it with live progress, with its journals (if it keeps any) in the folder, and return its report.
 
     Ctrl-C ends it early: then the report is of the part that was done. Before there is such a part, KeyboardInterrupt.
     """
-    from mdi_exit.runtime import run_experiment  # brings in Ray, which `report` does not need
-
-    with LiveDisplay(title, experiment.duration_s) as display:
-        record = run_experiment(experiment, display, folder / journals)
-    kept = journals if record.journals is not None else None
+    with LiveDisplay(title, experiment.duration_s, announces_first=is_first) as display:
+        record = cluster.run(experiment, display, folder)
+    kept = record.journals.name if record.journals is not None else None
     report = build_report(experiment, record.card, record.tallies, record.facts, command_line(), "ray", kept)
     report["interrupted"] = report["interrupted"] or record.interrupted
     report["notes"] = list(record.notes)
     report["phases_s"] = dict(record.phases_s)
     report["first_result_s"] = display.first_result_s
-    return report
-
-
-def run_one(experiment: Experiment, folder: Path) -> Report:
-    """Run an experiment and leave its report, figures and journals in the folder."""
-    prepare_folder(folder)
-    report = carry_out(experiment, experiment.name, folder)
-    conclude(report, folder)
     return report
 
 
@@ -109,13 +119,3 @@ def show(report: Report, folder: Path, as_json: bool, words: list[str]) -> None:
         console.print(line, soft_wrap=True)
     files = ", ".join([FILE, *(f"{name}.png" for name in _FIGURES)])
     console.print(f"Results in {folder}: {files}", soft_wrap=True)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Turn a Ctrl-C that came before there was anything to report into a line and its exit status."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("mdi-exit: interrupted before anything was answered", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None

@@ -10,33 +10,31 @@ from pathlib import Path
 from typing import Any
 
 from mdi_exit.cli import session
-from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.config import load_experiment
 from mdi_exit.report import Report
+from mdi_exit.runtime import Cluster
 
 _FASTER = 1.25  # the second mode's rate over what the first one sustained
 
 
-def run_demo(folder: Path, seed: int, seconds: float) -> Report:
+def run_demo(cluster: Cluster, folder: Path, seed: int, seconds: float) -> Report:
     """Run both modes and leave a report of both in the folder; of the first alone when it was interrupted."""
-    session.prepare_folder(folder)
     common: dict[str, Any] = {"name": "demo", "seed": seed, "duration_s": seconds}
     experiment = load_experiment("find-rate", common)
     held = f"thresholds held at {experiment.thresholds[0]:.2f}"
-    rate_mode = _carry_out(experiment, f"1 of 2, {held}: which rate can be sustained?", folder, "rate_mode")
+    title = f"1 of 2, {held}: which rate can be sustained?"
+    rate_mode = session.carry_out(cluster, experiment, title, folder / "rate_mode")
     done = {"rate_mode": (held, rate_mode)}
     if not rate_mode["interrupted"]:
         rate_per_s = max(1, round(_FASTER * (rate_mode["steady"] or rate_mode)["throughput_per_s"]))
         experiment = load_experiment("find-threshold", {**common, "arrivals.rate_per_s": rate_per_s})
         forced = f"rate held at {rate_per_s}/s"
         title = f"2 of 2, {forced}: which threshold makes it possible?"
-        done["threshold_mode"] = (forced, _carry_out(experiment, title, folder, "threshold_mode"))
+        threshold_mode = session.carry_out(cluster, experiment, title, folder / "threshold_mode", is_first=False)
+        done["threshold_mode"] = (forced, threshold_mode)
     report = session.combine(done)
     session.conclude(report, folder)
     return report
-
-
-def _carry_out(experiment: Experiment, title: str, folder: Path, mode: str) -> Report:
-    return session.carry_out(experiment, title, folder, f"{session.JOURNALS}/{mode}")
 
 
 def in_words(report: Report) -> list[str]:
