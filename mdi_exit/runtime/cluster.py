@@ -31,8 +31,9 @@ _ENVIRONMENT = {
     # Said outright, because Ray's default differs between ways of starting it.
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # By default a call to an actor that was killed fails only after a second's wait for details of its death.
+    # By default a call to an actor that was killed fails only after a second or two, waiting for details of its death.
     "RAY_timeout_ms_task_wait_for_death_info": "100",
+    "RAY_core_worker_internal_heartbeat_ms": "100",
     # Ray prints a page to the terminal when an actor is killed; we say it in a line, in the run's notes.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
 }

@@ -15,6 +15,7 @@ import errno
 import itertools
 import math
 import secrets
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,8 @@ _DOMAIN = b"mdi-exit"
 _QUEUED_MAX = 1_000  # messages waiting per connection and side; link windows keep far below, a flood ends here
 _HEARTBEAT_MS = 1_000  # a silent machine is noticed within the timeout, a dead process at once
 _HEARTBEAT_TIMEOUT_MS = 5_000
+_HANDSHAKE_MS = 10_000  # how long a connection may wait to be let in, before it is tried again
+_ASKING_MAX = 64  # connections waiting to be let in; strangers' take the place of strangers'
 _RECONNECT_MS = 50
 _RECONNECT_MAX_MS = 1_000
 _CHANGES = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
@@ -70,11 +73,12 @@ class Links:
             self._key = secrets.token_hex(16).encode()
         self._names: dict[str, str] = {}  # who may speak: key -> neighbour
         self._connections: dict[str, _Connection] = {}
+        self._asking: deque[tuple[list[bytes], str]] = deque(maxlen=_ASKING_MAX)  # who waits to be let in
         self._monitors = itertools.count()
         self._poller = zmq.Poller()
         self._poller.register(wake_fd, zmq.POLLIN)
         # Without its gate a listening socket would let everybody in, so the gate comes first.
-        self._gate = self._socket(zmq.REP)
+        self._gate = self._socket(zmq.ROUTER)
         self._gate.bind("inproc://zeromq.zap.01")
         self._poller.register(self._gate, zmq.POLLIN)
         self._inbound = self._listen(host, port)
@@ -98,6 +102,7 @@ class Links:
             if addresses.get(name) != connection.address:
                 self._disconnect(name)
         self._names = {address.key.decode("ascii"): name for name, address in addresses.items()}
+        self._let_in()
         for name, address in addresses.items():
             if name not in self._connections:
                 self._connect(name, address)
@@ -117,7 +122,7 @@ class Links:
         """Wait until a message came, `wake_fd` is readable, or the time is up; note who connected and who left."""
         for source, _ in self._poller.poll(max(0, math.ceil(timeout_s * 1000))):
             if source is self._gate:
-                self._admit()
+                self._ask_in()
             elif source is not self._inbound and not isinstance(source, int):
                 self._note_change(source)
 
@@ -161,21 +166,25 @@ class Links:
             ) from error
         return inbound
 
-    def _admit(self) -> None:
-        """Answer ZeroMQ's question (RFC 27, ZAP) whether a connection's credentials are good."""
-        version, request, _domain, _address, _identity, mechanism, *credentials = self._gate.recv_multipart()
-        key = ""
-        if self._encrypt and mechanism == b"CURVE":
-            key = z85.encode(credentials[0]).decode("ascii")
-        elif not self._encrypt and mechanism == b"PLAIN" and len(credentials) == 2:
-            key = credentials[1].decode("ascii", "replace")
-        if key in self._names:
-            answer = [b"200", b"OK", key.encode("ascii"), b""]
-        else:
-            # "Try again later", where 400 would make ZeroMQ give up for good: a neighbour may ask before we have been
-            # told of it.
-            answer = [b"300", b"not a neighbour", b"", b""]
-        self._gate.send_multipart([version, request, *answer])
+    def _ask_in(self) -> None:
+        """Take ZeroMQ's question (RFC 27, ZAP) whether a connection's credentials are good."""
+        question = self._gate.recv_multipart()
+        # Who asks, an empty frame, the protocol's version, a number, domain, address, identity, mechanism, credentials:
+        # the public key, or a name and the token.
+        mechanism, credential = question[7], question[-1]
+        assert mechanism == (b"CURVE" if self._encrypt else b"PLAIN")
+        key = z85.encode(credential) if self._encrypt else credential
+        self._asking.append((question[:4], key.decode("ascii", "replace")))
+        self._let_in()
+
+    def _let_in(self) -> None:
+        """Answer those whose key is a neighbour's. The others wait: a neighbour may ask before we are told of it, and
+        ZeroMQ would never ask again after a no. A stranger waits until its own patience ends."""
+        for entry in list(self._asking):
+            envelope, key = entry
+            if key in self._names:
+                self._asking.remove(entry)
+                self._gate.send_multipart([*envelope, b"200", b"OK", key.encode("ascii"), b""])
 
     # ---- reaching them
 
@@ -215,5 +224,6 @@ class Links:
         socket.linger = 0
         socket.sndhwm = socket.rcvhwm = _QUEUED_MAX
         socket.maxmsgsize = TENSOR_BYTES_MAX
+        socket.handshake_ivl = _HANDSHAKE_MS
         socket.heartbeat_ivl, socket.heartbeat_timeout = _HEARTBEAT_MS, _HEARTBEAT_TIMEOUT_MS
         return socket
