@@ -14,20 +14,19 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from random import Random
 from typing import Any, TypeVar
 
 import psutil
 
-from mdi_exit import compute
 from mdi_exit.compute import SegmentRunner
 from mdi_exit.compute.pacing import PacedRunner
 from mdi_exit.core.events import ControllerEvent, RoutesChanged
 from mdi_exit.core.types import Routes
 from mdi_exit.errors import UserError
 from mdi_exit.journal import SUFFIX
+from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.links import Address
-from mdi_exit.runtime.node import Life, Node
+from mdi_exit.runtime.node import Node
 from mdi_exit.tally import NodeSnapshot, NodeTally
 
 _ANSWER_S = 10.0  # a loop that does not answer for so long hangs
@@ -83,7 +82,7 @@ class WorkerProcess:
     def open(self, life: Life, host: str) -> Opened:
         """Begin a life: load the slice, listen on `host`. Raises UserError, and no subclass: it has to travel."""
         try:
-            self._runner = _runner(life)
+            self._runner = life.runner()
             self._node = Node(life, self._runner, host)
         except UserError as error:
             raise UserError(str(error)) from None
@@ -164,19 +163,6 @@ class WorkerProcess:
 
     def _ask(self, function: Callable[[], Answer]) -> Answer:
         return self._living().call(function).result(_ANSWER_S)
-
-
-def _runner(life: Life) -> SegmentRunner:
-    experiment, name = life.experiment, life.name
-    hosted = experiment.hosted[name]
-    runner = compute.open_runner(life.prepared, hosted, experiment.runtime.threads_per_worker)
-    profile = experiment.devices[name]
-    if profile is None:
-        return runner
-    model = life.prepared.card.model
-    seconds = profile.seconds(model.architecture, model.image_size)
-    rng = Random(f"{experiment.seed}/pace {name}/{life.epoch}")
-    return PacedRunner(runner, seconds, profile.spread, rng)
 
 
 def _carry_off(life: Life) -> dict[str, bytes]:

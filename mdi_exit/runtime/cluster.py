@@ -124,7 +124,9 @@ def _prepare_environment(wanted: dict[str, str]) -> None:
         if sys.modules["ray"].is_initialized():
             raise UserError("Ray already runs in this process; end that with ray.shutdown() first")
         if missing:
-            raise UserError("Ray was imported before it could be told to be safe; import it after mdi_exit has run")
+            raise UserError(
+                "Ray was imported before it could be told to start safely; import it inside `with local_cluster()`"
+            )
     os.environ.update(missing)
 
 

@@ -20,7 +20,7 @@ from mdi_exit.config import Experiment
 from mdi_exit.core.events import ControllerEvent, WorkerJoined, WorkerLost
 from mdi_exit.runtime.actor import Closed, Ended, Opened, Status, WorkerProcess
 from mdi_exit.runtime.calls import Calls, Unreachable, fetch
-from mdi_exit.runtime.node import Life
+from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.record import RunAborted
 from mdi_exit.tally import NodeSnapshot, NodeTally
 
@@ -57,6 +57,11 @@ class Crew:
     def lost(self) -> tuple[str, ...]:
         """Who is down just now."""
         return tuple(name for name in self._actors if name not in self.opened)
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The processes of those that are up."""
+        return {name: opened.pid for name, opened in self.opened.items()}
 
     def lives(self, name: str) -> int:
         """How many lives of a worker are over."""

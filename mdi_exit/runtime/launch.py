@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from mdi_exit.runtime.actor import Closed
 from mdi_exit.runtime.calls import Calls
 from mdi_exit.runtime.crew import Crew
 from mdi_exit.runtime.images import Images
-from mdi_exit.runtime.node import Life
+from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.record import Observer, Progress, RunAborted, RunRecord
 from mdi_exit.runtime.signals import Interrupt
 
@@ -63,7 +63,7 @@ def run(experiment: Experiment, setting: Setting) -> RunRecord:
     finally:
         crew.kill()
         if setting.is_local:
-            _wait_for_the_end_of([opened.pid for opened in crew.opened.values()])
+            _wait_for_the_end_of(crew.pids.values())
     phases.leave()
     return RunRecord(
         card=prepared.card,
@@ -71,9 +71,9 @@ def run(experiment: Experiment, setting: Setting) -> RunRecord:
         facts={name: _facts(closed.get(name), crew.lives(name)) for name in experiment.topology.workers},
         journals=_journals(closed, setting.folder) if experiment.runtime.journal else None,
         notes=(*crew.notes, *(note for done in closed.values() for note in done.notes)),
-        interrupted=setting.interrupt.requested,
+        interrupted=not crew.finished,
         phases_s=phases.took_s,
-        pids={name: opened.pid for name, opened in crew.opened.items()},
+        pids=crew.pids,
     )
 
 
@@ -96,8 +96,11 @@ def _admit_and_drain(experiment: Experiment, crew: Crew, calls: Calls, interrupt
     phases.enter("drain")
     crew.tell(AdmissionClosed())
     work(experiment.drain_s)
-    crew.tell(DrainExpired())
-    work(_GIVE_UP_S)
+    if not (crew.finished or interrupt.requested):
+        crew.tell(DrainExpired())
+        work(_GIVE_UP_S)
+    if not (crew.finished or interrupt.requested):
+        raise RunAborted(f"{experiment.topology.source}: the controller did not finish when it was told to")
 
 
 class _Phases:
@@ -131,7 +134,7 @@ class _Phases:
 
     def tell(self, left_s: float, crew: Crew) -> None:
         elapsed_s = time.monotonic() - self._began_s
-        self._observer(Progress(self._phase, elapsed_s, left_s, dict(crew.snapshots), crew.lost))
+        self._observer(Progress(self._phase, elapsed_s, left_s, dict(crew.snapshots), crew.lost, crew.pids))
 
 
 def _lives(experiment: Experiment, prepared: PreparedNet, setting: Setting) -> dict[str, Life]:
@@ -184,7 +187,7 @@ def _with_its_traceback_kept(error: RunAborted, folder: Path | None) -> RunAbort
     return RunAborted(f"{error}; this is a bug, its traceback is in {file}")
 
 
-def _wait_for_the_end_of(pids: list[int]) -> None:
+def _wait_for_the_end_of(pids: Iterable[int]) -> None:
     """Wait until killed processes are gone, so that what follows finds their ports and memory free."""
     processes = []
     for pid in pids:

@@ -17,14 +17,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from pathlib import Path
-from random import Random
 from typing import Any, TypeVar, cast
 
 from mdi_exit import assembly
-from mdi_exit.compute import PreparedNet, SegmentRunner
-from mdi_exit.config import Experiment
+from mdi_exit.compute import SegmentRunner
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import Task, TaskKey
@@ -33,8 +29,8 @@ from mdi_exit.journal import CoreName, Header, JournalError, JournalWriter, Step
 from mdi_exit.runtime.computer import Computed, Computer
 from mdi_exit.runtime.exchange import Exchange
 from mdi_exit.runtime.images import Images
+from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.links import Links
-from mdi_exit.runtime.shaping import Shape, Shaper
 from mdi_exit.runtime.timers import Timers
 from mdi_exit.tally import NodeTally
 from mdi_exit.wire import Tensor
@@ -44,29 +40,6 @@ _SLEEP_S = 1.0  # at most; whatever happens wakes the loop
 _STOP_S = 2.0  # how long a stopping node waits for the segment being computed
 
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True, slots=True)
-class Life:
-    """What one life of a worker is made of."""
-
-    experiment: Experiment
-    prepared: PreparedNet
-    name: str
-    epoch: int
-    started_unix_s: float  # second 0 of the run by the wall clock, the same for every node
-    journals: Path | None = None
-    journals_travel: bool = False  # the folder is not the launcher's: what is in it has to be sent there
-
-    @property
-    def is_source(self) -> bool:
-        return self.name == self.experiment.topology.source
-
-    @property
-    def port(self) -> int | None:
-        """The i-th worker of the topology listens i above the first port, if one is given."""
-        first = self.experiment.runtime.port_base
-        return None if first is None else first + self.experiment.topology.workers.index(self.name)
 
 
 class Node:
@@ -87,7 +60,7 @@ class Node:
         self.links = Links(life.name, host, life.port, encrypt, self._bell.fileno())
         self._timers: Timers[tuple[str, Any, int]] = Timers()
         self.exchange = Exchange(
-            life.name, self.links, _shapers(life), self._features, self._timers, self.now, self._arrived, self._keep
+            life.name, self.links, life.shapers(), self._features, self._timers, self.now, self._arrived, self._keep
         )
         self._worker = assembly.worker_core(experiment, card, life.name, life.epoch)
         self._controller = assembly.controller_core(experiment, card) if life.is_source else None
@@ -176,8 +149,9 @@ class Node:
         self.ended.set()
 
     def _refuse_calls(self) -> None:
-        while self._calls:
-            self._calls.popleft()[1].set_exception(RuntimeError(f"{self.life.name} has ended"))
+        with contextlib.suppress(IndexError):  # a caller that is just too late may be doing the same
+            while True:
+                self._calls.popleft()[1].set_exception(RuntimeError(f"{self.life.name} has ended"))
 
     def _wake(self) -> None:
         # When the bell is full it is ringing, when it is gone there is nobody to wake.
@@ -298,14 +272,3 @@ class Node:
         task = Task(effect.data_id, effect.attempt, 1, image.nbytes)
         self._payloads[task.key] = image
         self._arrived(ev.TasksArrived((task,), None, 0))
-
-
-def _shapers(life: Life) -> dict[str, Shaper]:
-    """How each direction that leaves this worker is held back; a link without limits needs nobody to do it."""
-    experiment = life.experiment
-    shapes = {m: Shape.of(experiment.topology.carrier(life.name, m)) for m in experiment.topology.workers}
-    return {
-        m: Shaper(shape, Random(f"{experiment.seed}/link {life.name} {m}/{life.epoch}"))
-        for m, shape in shapes.items()
-        if not shape.transparent
-    }

@@ -29,6 +29,7 @@ class Progress:
     left_s: float  # until admission closes, or, in "drain", until what is in flight is given up
     nodes: Mapping[str, NodeSnapshot] = field(default_factory=dict)  # by worker; a lost one is missing
     lost: tuple[str, ...] = ()  # workers that are down just now
+    pids: Mapping[str, int] = field(default_factory=dict)  # the processes of those that are up
 
     @property
     def source(self) -> NodeSnapshot | None:
@@ -53,6 +54,6 @@ class RunRecord:
     facts: Mapping[str, WorkerFacts]
     journals: Path | None  # the folder of the journals, one file per life
     notes: tuple[str, ...]  # what went otherwise than planned, in order: workers lost, workers back
-    interrupted: bool  # by Ctrl-C or a termination signal
+    interrupted: bool  # it was told to end before every datum had its outcome
     phases_s: Mapping[str, float]  # how long each phase took
     pids: Mapping[str, int]  # of each worker's last process
