@@ -1,0 +1,433 @@
+"""Links between neighbours: who is let in, what is delivered, what is told when it is not, and emulated slowness.
+
+Real sockets on the loopback interface throughout; time is the test's own wherever a duration decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import psutil
+import pytest
+import zmq
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdi_exit import wire
+from mdi_exit.compute.base import FeatureShapes
+from mdi_exit.core import effects as fx
+from mdi_exit.core import events as ev
+from mdi_exit.core.types import Result, Task, WorkerReport
+from mdi_exit.errors import UserError
+from mdi_exit.runtime.exchange import Exchange, TimerName
+from mdi_exit.runtime.links import Address, Links
+from mdi_exit.runtime.shaping import BACKLOG_MAX, Shape, Shaper
+from mdi_exit.runtime.timers import Timers
+
+FEATURES = FeatureShapes(((3, 4, 4), (2, 4, 4), (2, 2, 2)))  # K = 3
+FEATURE = np.arange(32, dtype=np.float32).reshape(2, 4, 4)
+TASK = Task(7, 0, 2, FEATURE.nbytes, 1)
+ROUNDS_MAX = 500  # of 20 ms at most: a test that waits for what never comes fails, and does not hang
+
+
+class Peer:
+    """One worker's links and exchange, with a clock to set and lists of what it was told."""
+
+    def __init__(self, name: str, encrypt: bool = True, shape: Shape | None = None) -> None:
+        self.name, self.now = name, 0.0
+        self.bell, self.rope = socket.socketpair()
+        self.links = Links(name, "127.0.0.1", None, encrypt, self.bell.fileno())
+        self.timers: Timers[TimerName] = Timers()
+        self.events: list[ev.WorkerEvent] = []
+        self.stored: dict[tuple[int, int, int], wire.Tensor] = {}
+        shapers = {} if shape is None else {other: Shaper(shape, random.Random(1)) for other in "ab"}
+        self.exchange = Exchange(
+            name, self.links, shapers, FEATURES, self.timers, lambda: self.now, self.events.append, self.store
+        )
+
+    def store(self, tasks: tuple[Task, ...], tensors: list[wire.Tensor]) -> None:
+        self.stored.update({task.key: tensor for task, tensor in zip(tasks, tensors, strict=True)})
+
+    def report(self) -> WorkerReport:
+        return WorkerReport(self.name, 1, 0, (0, 0, 0), 0, 0.001, 0)
+
+    def work(self) -> None:
+        """Take in what is there, and wait a little when nothing is."""
+        self.links.wait(0.02)
+        while (message := self.links.receive()) is not None:
+            self.exchange.take_in(*message)
+
+    def pass_time(self, seconds: float) -> None:
+        """Set the clock ahead, and let happen what is due by then."""
+        self.now += seconds
+        for name in self.timers.due(self.now):
+            self.exchange.due(name)
+
+    def close(self) -> None:
+        self.links.close()
+        self.bell.close()
+        self.rope.close()
+
+
+class Pair:
+    """Neighbours a and b, connected. Whoever was made is closed at the end."""
+
+    def __init__(self, encrypt: bool = True, shape: Shape | None = None) -> None:
+        self.encrypt, self.shape = encrypt, shape
+        self.made: list[Peer] = []
+        self.a, self.b = self.make("a"), self.make("b")
+        self.introduce()
+
+    def make(self, name: str) -> Peer:
+        self.made.append(Peer(name, self.encrypt, self.shape))
+        return self.made[-1]
+
+    def close(self) -> None:
+        for peer in self.made:
+            peer.close()
+
+    def introduce(self) -> None:
+        self.a.links.set_neighbours({"b": self.b.links.address})
+        self.b.links.set_neighbours({"a": self.a.links.address})
+        self.until(lambda: not (self.a.links.missing or self.b.links.missing))
+
+    def until(self, holds: Callable[[], object]) -> None:
+        for _ in range(ROUNDS_MAX):
+            if holds():
+                return
+            self.a.work()
+            self.b.work()
+        pytest.fail("it never came")
+
+    def settle(self) -> None:
+        """Let everything that is under way arrive: what a says last has overtaken nothing."""
+        marker = fx.SendThresholds("b", 10**6 + len(self.b.events), (0.5, 0.5))
+        self.a.exchange.tell(marker)
+        self.until(lambda: ev.ThresholdsReceived(marker.version, marker.thresholds, "a") in self.b.events)
+        del self.b.events[-1]
+
+
+@pytest.fixture(params=[True, False], ids=["encrypted", "plain"])
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    with contextlib.closing(Pair(request.param)) as made:
+        yield made
+
+
+@pytest.fixture
+def shaped_pair() -> Iterator[Callable[[Shape], Pair]]:
+    with contextlib.ExitStack() as stack:
+        yield lambda shape: stack.enter_context(contextlib.closing(Pair(shape=shape)))
+
+
+# ---- what is said arrives
+
+
+def test_a_hand_over_arrives_with_its_payload_and_is_acknowledged_with_its_duration(pair: Pair) -> None:
+    a, b = pair.a, pair.b
+    a.exchange.hand_over(fx.SendTasks("b", 5, (TASK,)), [FEATURE])
+    pair.until(lambda: b.events)
+    assert b.events == [ev.TasksArrived((TASK,), "a", 5)]
+    np.testing.assert_array_equal(b.stored[TASK.key], FEATURE)
+    a.now = 0.25
+    b.exchange.answer(fx.Acknowledge("a", 5, True, b.report()))
+    pair.until(lambda: a.events)
+    assert a.events == [ev.TasksDelivered("b", 5, 0.25, b.report())]
+    a.pass_time(1000)
+    assert len(a.events) == 1, "an acknowledged hand-over timed out as well"
+    assert a.exchange.bytes_sent["b"] > FEATURE.nbytes > b.exchange.bytes_sent["a"] > 0
+
+
+def test_a_group_arrives_in_order(pair: Pair) -> None:
+    tasks = tuple(Task(n, 0, 2, FEATURE.nbytes) for n in range(5))
+    pair.a.exchange.hand_over(fx.SendTasks("b", 1, tasks), [FEATURE + n for n in range(5)])
+    pair.until(lambda: pair.b.events)
+    assert pair.b.events == [ev.TasksArrived(tasks, "a", 1)]
+    assert [float(pair.b.stored[task.key][0, 0, 0]) for task in tasks] == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_a_refusal_says_so(pair: Pair) -> None:
+    pair.a.exchange.hand_over(fx.SendTasks("b", 5, (TASK,)), [FEATURE])
+    pair.b.exchange.answer(fx.Acknowledge("a", 5, False, pair.b.report()))
+    pair.until(lambda: pair.a.events)
+    assert pair.a.events == [ev.TasksRefused("b", 5, pair.b.report())]
+
+
+def test_results_reports_and_thresholds_arrive_both_ways(pair: Pair) -> None:
+    many = tuple(Result(n, 0, 3, 1, 0.5) for n in range(2500))
+    for here, there in ((pair.a, pair.b), (pair.b, pair.a)):
+        here.exchange.pass_on(fx.SendResults(there.name, many))
+        here.exchange.tell(fx.SendReport(there.name, here.report()))
+        here.exchange.tell(fx.SendThresholds(there.name, 2, (0.4, 0.6)))
+        pair.until(partial(lambda there: len(there.events) == 5, there))
+        results = [event for event in there.events if isinstance(event, ev.ResultsArrived)]
+        assert sum((event.results for event in results), ()) == many
+        assert there.events[-2:] == [
+            ev.ReportReceived(here.report()),
+            ev.ThresholdsReceived(2, (0.4, 0.6), here.name),
+        ]
+
+
+def test_a_repeated_hand_over_is_answered_again_and_delivered_once(pair: Pair) -> None:
+    a, b = pair.a, pair.b
+    again = wire.encode(fx.SendTasks("b", 5, (TASK,)), [FEATURE])
+    assert a.links.send("b", again) and a.links.send("b", again)
+    pair.until(lambda: b.events)
+    b.exchange.answer(fx.Acknowledge("a", 5, True, b.report()))
+    assert a.links.send("b", again)
+    pair.settle()
+    assert b.events == [ev.TasksArrived((TASK,), "a", 5)]
+    pair.until(lambda: len(a.events) == 2)  # one answer from the core, one from memory
+    assert b.links.send("a", wire.encode(fx.SendReport("a", b.report())))
+
+
+# ---- what is told when it does not
+
+
+def test_no_acknowledgement_in_time_is_told_once(pair: Pair) -> None:
+    a, b = pair.a, pair.b
+    a.exchange.hand_over(fx.SendTasks("b", 5, (TASK,)), [FEATURE])
+    pair.until(lambda: b.events)
+    a.pass_time(1000)
+    assert a.events == [ev.TasksUndelivered("b", 5, "not acknowledged in time")]
+    b.exchange.answer(fx.Acknowledge("a", 5, True, b.report()))
+    pair.until(lambda: len(a.events) == 2)
+    assert a.events[1] == ev.ReportReceived(b.report()), "the late answer is news of b, and no delivery"
+
+
+def test_a_neighbour_that_dies_is_noticed_and_comes_back_under_a_new_key(pair: Pair) -> None:
+    a = pair.a
+    a.exchange.hand_over(fx.SendTasks("b", 5, (TASK,)), [FEATURE])
+    pair.b.close()
+    for _ in range(ROUNDS_MAX):
+        if a.events:
+            break
+        a.work()
+    assert a.events == [ev.TasksUndelivered("b", 5, "the link is down")]
+    a.exchange.hand_over(fx.SendTasks("b", 6, (TASK,)), [FEATURE])
+    a.exchange.pass_on(fx.SendResults("b", (Result(1, 0, 1, 1, 0.5),)))
+    assert a.events[1:] == [
+        ev.TasksUndelivered("b", 6, "the link is down"),
+        ev.ResultsUndelivered("b", (Result(1, 0, 1, 1, 0.5),)),
+    ]
+    a.events.clear()
+    pair.b = pair.make("b")
+    pair.introduce()
+    a.exchange.hand_over(fx.SendTasks("b", 7, (TASK,)), [FEATURE])
+    pair.until(lambda: pair.b.events)
+    assert pair.b.events == [ev.TasksArrived((TASK,), "a", 7)] and not a.events
+
+
+def test_what_is_sent_before_the_neighbour_knows_us_waits_for_it(pair: Pair) -> None:
+    a, b = pair.make("a"), pair.make("b")
+    a.links.set_neighbours({"b": b.links.address})
+    a.exchange.hand_over(fx.SendTasks("b", 1, (TASK,)), [FEATURE])
+    for _ in range(5):
+        a.work()
+        b.work()
+    assert a.links.missing == ["b"] and not b.events
+    b.links.set_neighbours({"a": a.links.address})
+    for _ in range(ROUNDS_MAX):
+        if b.events:
+            break
+        a.work()
+        b.work()
+    assert b.events == [ev.TasksArrived((TASK,), "a", 1)] and not a.events
+
+
+# ---- who is let in
+
+
+def intruder(context: zmq.Context[zmq.Socket[bytes]], address: Address, means: str) -> zmq.Socket[bytes]:
+    """A stranger's connection to a worker whose address it has found out."""
+    stranger = context.socket(zmq.DEALER)
+    stranger.linger = 0
+    if means == "a key of its own":
+        stranger.curve_publickey, stranger.curve_secretkey = zmq.curve_keypair()
+        stranger.curve_serverkey = address.key
+    elif means == "a token of its own":
+        stranger.plain_username, stranger.plain_password = b"a", b"guessed"
+    else:
+        assert means == "nothing"
+    stranger.connect(address.endpoint)
+    return stranger
+
+
+@pytest.mark.parametrize("means", ["nothing", "a key of its own", "a token of its own"])
+def test_a_stranger_cannot_say_anything(pair: Pair, means: str) -> None:
+    b = pair.b
+    with zmq.Context() as context:
+        if means == "a key of its own" and not pair.encrypt:
+            address = Address(b.links.address.endpoint, zmq.curve_keypair()[0])
+        else:
+            address = b.links.address
+        stranger = intruder(context, address, means)
+        for frames in (wire.encode(fx.SendTasks("b", 9, (TASK,)), [FEATURE]), [b"garbage"]):
+            stranger.send_multipart(frames, zmq.NOBLOCK)
+        for _ in range(10):
+            b.work()
+        pair.settle()
+        assert not b.events and not b.stored and not b.exchange.refused and b.links.strangers == 0
+        stranger.close()
+
+
+def test_an_earlier_life_of_a_neighbour_is_a_stranger(pair: Pair) -> None:
+    """Its connection is still open, but its key is nobody's any more."""
+    former, b = pair.a, pair.b
+    pair.a = pair.make("a")
+    pair.introduce()
+    assert former.links.send("b", wire.encode(fx.SendReport("b", former.report())))
+    pair.until(lambda: b.links.strangers == 1)
+    pair.settle()
+    assert not b.events
+
+
+def test_it_listens_on_its_own_address_alone(pair: Pair) -> None:
+    ports = {int(peer.links.address.endpoint.rpartition(":")[2]) for peer in (pair.a, pair.b)}
+    listening = [c.laddr for c in psutil.Process().net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    found = {address.port: address.ip for address in listening if address.port in ports}
+    assert found == dict.fromkeys(ports, "127.0.0.1")
+
+
+def test_a_port_in_use_is_one_clear_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        bell, rope = socket.socketpair()
+        with bell, rope, pytest.raises(UserError, match=rf"^n7: .*127\.0\.0\.1:{port}: the port is in use; [^\n]+$"):
+            Links("n7", "127.0.0.1", port, True, bell.fileno())
+
+
+def test_an_address_of_another_machine_is_one_clear_line() -> None:
+    bell, rope = socket.socketpair()
+    with bell, rope, pytest.raises(UserError, match=r"^n7: cannot listen on 192\.0\.2\.77:.*runtime\.workers[^\n]+$"):
+        Links("n7", "192.0.2.77", 4000, True, bell.fileno())
+
+
+# ---- what a neighbour gets wrong
+
+
+@pytest.mark.parametrize(
+    ("frames", "complaint"),
+    [
+        ([b"garbage"], "not a message"),
+        ([b""], "not a message"),
+        (wire.encode(fx.SendReport("c", WorkerReport("a", 1, 0, (0, 0, 0), 0, 0.0, 0))), "for 'c'"),
+        (wire.encode(fx.SendReport("b", WorkerReport("b", 1, 0, (0, 0, 0), 0, 0.0, 0))), "in the name of 'b'"),
+        (
+            wire.encode(fx.Acknowledge("b", 1, True, WorkerReport("c", 1, 0, (0, 0, 0), 0, 0.0, 0))),
+            "in the name of 'c'",
+        ),
+        (wire.encode(fx.SendReport("b", WorkerReport("a", 1, 0, (0,) * 9, 0, 0.0, 0))), "another number of segments"),
+        (wire.encode(fx.SendTasks("b", 1, (Task(1, 0, 9, 128),)), [FEATURE]), "k is out of range"),
+        (wire.encode(fx.SendTasks("b", 1, (TASK,))), "without their payloads"),
+        (wire.encode(fx.SendTasks("b", 1, (TASK,)), [FEATURE[:1]]), "payload of float32"),
+        (wire.encode(fx.SendTasks("b", 1, (TASK,)), [FEATURE.astype(np.float16)]), "payload of float16"),
+        (wire.encode(fx.SendTasks("b", 1, (Task(7, 0, 2, 5),)), [FEATURE]), "payload of float32"),
+    ],
+)
+def test_a_bad_message_is_counted_and_does_no_harm(pair: Pair, frames: list[wire.Buffer], complaint: str) -> None:
+    assert pair.a.links.send("b", frames)
+    pair.a.links.send("b", wire.encode(fx.SendReport("b", pair.a.report())))
+    pair.until(lambda: pair.b.events)
+    assert pair.b.events == [ev.ReportReceived(pair.a.report())] and not pair.b.stored
+    count, last = pair.b.exchange.refused["a"]
+    assert count == 1 and complaint in last
+
+
+# ---- emulated slowness
+
+
+def test_messages_leave_one_after_the_other_and_arrive_the_latency_later() -> None:
+    shaper = Shaper(Shape(bandwidth_bps=8_000, latency_s=0.5), random.Random(1))
+    assert [shaper.release_s(1000, 0.0), shaper.release_s(500, 0.0)] == [1.5, 2.0]
+    assert shaper.release_s(1000, 10.0) == 11.5  # the link was idle in between
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 5000), st.floats(0, 3)), min_size=1, max_size=30),
+    bandwidth_bps=st.floats(1e3, 1e6),
+    latency_s=st.floats(0, 1),
+)
+def test_no_message_is_faster_than_the_link_and_none_overtakes(
+    sizes: list[tuple[int, float]], bandwidth_bps: float, latency_s: float
+) -> None:
+    shaper, now, last_s, sent_bits = Shaper(Shape(bandwidth_bps, latency_s), random.Random(1)), 0.0, 0.0, 0
+    for size, gap_s in sizes:
+        now += gap_s
+        sent_bits += size * 8
+        release_s = shaper.release_s(size, now)
+        assert release_s is not None and release_s >= max(last_s, now + latency_s + size * 8 / bandwidth_bps - 1e-9)
+        assert release_s >= sent_bits / bandwidth_bps + latency_s - 1e-6
+        last_s = release_s
+
+
+def test_losses_are_drawn_from_the_seed_and_the_backlog_is_bounded() -> None:
+    lossy = [Shaper(Shape(loss=0.25), random.Random(7)) for _ in range(2)]
+    fates = [[shaper.release_s(10, float(n)) is None for n in range(4000)] for shaper in lossy]
+    assert fates[0] == fates[1] and 900 < sum(fates[0]) < 1100
+    slow = Shaper(Shape(bandwidth_bps=1.0), random.Random(1))
+    assert sum(slow.release_s(10, 0.0) is None for _ in range(BACKLOG_MAX + 50)) == 50 == slow.dropped
+
+
+def test_a_shaped_link_holds_back_tasks_answers_and_all_else(shaped_pair: Callable[[Shape], Pair]) -> None:
+    pair = shaped_pair(Shape(bandwidth_bps=8_000, latency_s=1.0))
+    a, b = pair.a, pair.b
+    tasks = fx.SendTasks("b", 1, (TASK,))
+    arrives_s = 1.0 + sum(map(len, wire.encode(tasks, [FEATURE]))) * 8 / 8_000
+    a.exchange.hand_over(tasks, [FEATURE])
+    a.exchange.tell(fx.SendReport("b", a.report()))
+    a.pass_time(arrives_s - 0.001)
+    b.work()
+    assert not b.events and not a.exchange.bytes_sent
+    a.pass_time(0.002)
+    pair.until(lambda: b.events)
+    assert b.events == [ev.TasksArrived((TASK,), "a", 1)]
+    a.pass_time(1.499 - arrives_s)
+    pair.until(lambda: len(b.events) == 2)
+    b.exchange.answer(fx.Acknowledge("a", 1, True, b.report()))
+    for _ in range(3):
+        a.work()
+    assert not a.events
+    b.pass_time(2.0)
+    pair.until(lambda: a.events)
+    assert isinstance(a.events[0], ev.TasksDelivered) and a.events[0].duration_s == pytest.approx(1.5)
+
+
+def test_a_slow_link_is_given_the_time_it_needs(shaped_pair: Callable[[Shape], Pair]) -> None:
+    """1 kbit/s: 128 bytes take over a second, the answer more; patience counts from when the tasks are there."""
+    pair = shaped_pair(Shape(bandwidth_bps=1_000, latency_s=3.0))
+    a, b = pair.a, pair.b
+    a.exchange.hand_over(fx.SendTasks("b", 1, (TASK,)), [FEATURE])
+    a.pass_time(5.0)
+    pair.until(lambda: b.events)
+    a.pass_time(6.0)
+    assert not a.events, "given up although the answer may be under way"
+    a.pass_time(1000.0)
+    assert a.events == [ev.TasksUndelivered("b", 1, "not acknowledged in time")]
+
+
+def test_a_task_lost_on_a_lossy_link_is_told_as_undelivered(shaped_pair: Callable[[Shape], Pair]) -> None:
+    pair = shaped_pair(Shape(loss=0.999999))
+    pair.a.exchange.hand_over(fx.SendTasks("b", 1, (TASK,)), [FEATURE])
+    pair.a.pass_time(1000.0)
+    pair.b.work()
+    assert pair.a.events == [ev.TasksUndelivered("b", 1, "not acknowledged in time")] and not pair.b.events
+
+
+# ---- timers
+
+
+def test_a_timer_set_again_replaces_the_older_and_order_is_by_time() -> None:
+    timers: Timers[str] = Timers()
+    for name, at_s in (("b", 2.0), ("a", 1.0), ("c", 3.0), ("b", 5.0), ("d", 1.5)):
+        timers.set(name, at_s)
+    timers.cancel("d")
+    assert timers.wait_s(0.0, 60.0) == 1.0
+    assert list(timers.due(4.0)) == ["a", "c"]
+    assert timers.wait_s(4.0, 60.0) == 1.0 and timers.wait_s(4.0, 0.5) == 0.5
+    assert list(timers.due(9.0)) == ["b"] and list(timers.due(9.0)) == []
+    assert timers.wait_s(9.0, 60.0) == 60.0
