@@ -1,6 +1,6 @@
 """The run report: what the tallies of all nodes amount to, as plain data under the keys that other programs rely on.
 
-Keys are added, never renamed (`SCHEMA`). Times are seconds since the run's start. How the figures are measured:
+Keys are added, never renamed (`SCHEMA`). Times are seconds since admission opened. How the figures are measured:
 
 duration_s      the admission window, from its opening to its closing; `drain_s` is what came after
 throughput_per_s  completions within the admission window per second of it: what the drain still completes is left out
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mdi_exit.config import Experiment
+from mdi_exit.core.effects import RecordControl
 from mdi_exit.errors import UserError
 from mdi_exit.jsonfile import read_json, write_json
 from mdi_exit.machine import machine
@@ -83,7 +84,7 @@ def build_report(
         **_adaptation(experiment, source),
         "workers": _workers(experiment, nodes, facts, source.last_s),
         "links": _links(experiment, nodes),
-        "series": _series(source),
+        "series": _series(experiment, source),
         "machine": machine(),
         "journal": journal,
         "experiment": {**experiment.plain(), "file": _short(experiment.file), "model": _short(experiment.model)},
@@ -153,7 +154,6 @@ def _outcomes(source: SourceTally) -> Report:
         "accuracy_offered": _ratio(source.correct, source.offered) if labelled else None,
         "throughput_per_s": source.completed_while_open / admitted_s if admitted_s else 0.0,
         "latency_s": {"p50": p50, "p95": p95, "p99": p99},
-        "first_completed_s": source.first_completed_s,
         "exits": list(source.exits),
         "exit_accuracy": [
             _ratio(correct, left) if labelled else None
@@ -173,23 +173,23 @@ def _window(source: SourceTally) -> tuple[float, float]:
 
 def _adaptation(experiment: Experiment, source: SourceTally) -> Report:
     """mu and T_e: as last decided, and the mean of what was decided, one decision every period."""
-    thresholds = experiment.thresholds
-    interarrival_s = experiment.admission.first_interarrival_s
-    if experiment.arrivals is not None:
-        interarrival_s = experiment.arrivals.mean_interarrival_s
-    threshold = sum(thresholds) / len(thresholds) if thresholds else 1.0
-    last, n = source.control, source.controls
+    first = _before_any_decision(experiment)
+    last, n = source.control or first, source.controls
     return {
         "interarrival_s": {
-            "final": last.interarrival_s if last else interarrival_s,
-            "mean": source.interarrival_sum_s / n if n else interarrival_s,
+            "final": last.interarrival_s,
+            "mean": source.interarrival_sum_s / n if n else first.interarrival_s,
         },
-        "threshold": {
-            "final": last.threshold if last else threshold,
-            "mean": source.threshold_sum / n if n else threshold,
-        },
+        "threshold": {"final": last.threshold, "mean": source.threshold_sum / n if n else first.threshold},
         "steady": _steady(source),
     }
+
+
+def _before_any_decision(experiment: Experiment) -> RecordControl:
+    """What the controller starts with."""
+    thresholds, arrivals = experiment.thresholds, experiment.arrivals
+    interarrival_s = arrivals.mean_interarrival_s if arrivals else experiment.admission.first_interarrival_s
+    return RecordControl(interarrival_s, sum(thresholds) / len(thresholds) if thresholds else 1.0, 0, 0, 0)
 
 
 def _steady(source: SourceTally) -> Report | None:
@@ -197,8 +197,8 @@ def _steady(source: SourceTally) -> Report | None:
     if source.opened_s is None or source.closed_s is None:
         return None
     width_s = source.timeline.width_s
-    first = math.ceil((source.opened_s + source.closed_s) / 2 / width_s)
-    end = math.floor(source.closed_s / width_s)
+    window_s = source.closed_s - source.opened_s
+    first, end = math.ceil(window_s / 2 / width_s), math.floor(window_s / width_s)
     points = (source.timeline.points + [Point()] * end)[first:end]  # nothing completes in a point that is missing
     if not points:
         return None
@@ -215,10 +215,10 @@ def _steady(source: SourceTally) -> Report | None:
     }
 
 
-def _series(source: SourceTally) -> Report:
-    """What the run did over time, up to the last outcome; a decision holds until the next one."""
+def _series(experiment: Experiment, source: SourceTally) -> Report:
+    """What the run did over time, up to the last answer; a decision holds until the next one."""
     width_s, points = source.timeline.width_s, source.timeline.points
-    control = next((p.control for p in points if p.control), None)
+    control = _before_any_decision(experiment)
     columns: dict[str, list[float | None]] = {
         key: [] for key in ("time_s", *_DECISIONS, "throughput_per_s", "accuracy")
     }
@@ -226,7 +226,7 @@ def _series(source: SourceTally) -> Report:
         control = point.control or control
         columns["time_s"].append(number * width_s)
         for key in _DECISIONS:
-            columns[key].append(getattr(control, key) if control else None)
+            columns[key].append(getattr(control, key))
         columns["throughput_per_s"].append(point.completed / width_s)
         columns["accuracy"].append(_ratio(point.correct, point.completed) if source.labelled else None)
     return dict(columns)

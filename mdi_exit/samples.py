@@ -54,7 +54,7 @@ class Point:
 
 
 class Timeline:
-    """A run cut into at most POINTS_MAX equal stretches, from the run's start on."""
+    """A run cut into at most POINTS_MAX equal stretches, from its second 0 on."""
 
     def __init__(self, width_s: float = _WIDTH_S, points_max: int = POINTS_MAX) -> None:
         self.width_s = width_s

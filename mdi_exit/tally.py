@@ -123,9 +123,8 @@ class SourceTally:
     outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys((o.value for o in Outcome), 0))
     reasons: dict[str, dict[str, int]] = field(default_factory=dict)  # outcome: reason: count
     completed_while_open: int = 0
-    first_completed_s: float | None = None
     latencies: Latencies = field(default_factory=Latencies)
-    timeline: Timeline = field(default_factory=Timeline)
+    timeline: Timeline = field(default_factory=Timeline)  # its times count from the opening of admission
     controls: int = 0  # adaptation steps, one every period; the next two are sums over them
     interarrival_sum_s: float = 0.0
     threshold_sum: float = 0.0
@@ -167,7 +166,7 @@ class SourceTally:
             self._close_admission(step.now)  # the controller is out of data: it asks for no further arrival
 
     def _record(self, now: float, control: fx.RecordControl) -> None:
-        self.timeline.control(now, control)
+        self.timeline.control(now - (self.opened_s or 0.0), control)
         self.control = control
         self.controls += 1
         self.interarrival_sum_s += control.interarrival_s
@@ -189,10 +188,8 @@ class SourceTally:
         self.exits[done.k - 1] += 1
         self.exit_correct[done.k - 1] += correct
         self.latencies.add(done.latency_s)
-        self.timeline.count(now, correct)
+        self.timeline.count(now - (self.opened_s or 0.0), correct)
         self.completed_while_open += self.closed_s is None
-        if self.first_completed_s is None:
-            self.first_completed_s = now
 
     def snapshot(self, now: float) -> SourceSnapshot:
         """How the run stands."""
@@ -202,7 +199,7 @@ class SourceTally:
             outcomes=dict(self.outcomes),
             exits=tuple(self.exits),
             accuracy=self.correct / self.completed if self.labelled and self.completed else None,
-            throughput_per_s=self.timeline.throughput_per_s(now),
+            throughput_per_s=self.timeline.throughput_per_s(now - (self.opened_s or 0.0)),
             interarrival_s=self.control.interarrival_s if self.control else None,
             threshold=self.control.threshold if self.control else None,
             opened_s=self.opened_s,

@@ -190,6 +190,21 @@ def test_the_series_say_what_was_decided(run: Recorded) -> None:
     assert sum(series["throughput_per_s"]) * width_s == pytest.approx(report["completed"], rel=1e-4)
 
 
+def test_times_count_from_the_opening_of_admission(run: Recorded) -> None:
+    """Workers take seconds to start; the same run, opened 7 s later, has the same report."""
+    tally = NodeTally("n1", 5, label_of)
+    for step in run.steps:
+        if step.node == "n1":
+            tally.add(replace(step, now=step.now + 7.0))
+    report = rounded(build_report(run.experiment, run.card, [tally], {}, "mdi-exit run", "simulation"))
+    expected = run.report()
+    for key in ("duration_s", "throughput_per_s", "steady", "threshold", "latency_s"):
+        assert report[key] == expected[key], key
+    assert report["drain_s"] == pytest.approx(expected["drain_s"], rel=1e-4)
+    assert report["series"]["time_s"] == expected["series"]["time_s"]
+    assert tally.source is not None and tally.source.snapshot(11.0).opened_s == 7.0
+
+
 def test_what_was_not_answered_says_why(flooded: Recorded) -> None:
     report = flooded.report()
     assert report["shed"] > 0 and report["lost"] > 0 and report["completed"] > 0

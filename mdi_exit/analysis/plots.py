@@ -85,16 +85,17 @@ def throughput_accuracy(reports: Mapping[str, Report], folder: Path) -> list[Pat
 
 
 def _point(axes: Axes, report: Report, name: str, colour: str, marker: str) -> None:
-    """What the run settled at, with its numbers."""
+    """What the run settled at."""
     settled = report["steady"] or report
     rate, share = settled["throughput_per_s"], settled["accuracy"]
     if share is None or not settled["completed"]:
         return
     error = 196 * math.sqrt(share * (1 - share) / settled["completed"])
     axes.errorbar([rate], [100 * share], yerr=[error], color=colour, capsize=4, zorder=3)
-    axes.plot([rate], [100 * share], marker, color=colour, markersize=11, markeredgecolor="white", label=name, zorder=4)
-    numbers = f"{rate:.0f}/s, {100 * share:.1f} %"
-    axes.annotate(numbers, (rate, 100 * share), (-10, 6), textcoords="offset points", ha="right", color=colour)
+    label = f"{name}: {rate:.0f}/s, {100 * share:.1f} %"
+    axes.plot(
+        [rate], [100 * share], marker, color=colour, markersize=11, markeredgecolor="white", label=label, zorder=4
+    )
 
 
 def _stretches(report: Report) -> tuple[list[float], list[float]]:

@@ -37,15 +37,17 @@ def run(
     as_json: _Json = False,
 ) -> None:
     """Run an experiment on Ray, and report what became of every image."""
-    from mdi_exit.cli import session
     from mdi_exit.config import load_experiment, parse_setting
 
     overrides = dict(parse_setting(setting) for setting in settings or ())
     if seed is not None:
         overrides["seed"] = seed
     loaded = load_experiment(experiment, overrides)
+    from mdi_exit.cli import session  # brings in the figures' library, which a mistake need not wait for
+
     folder = out or Path("runs") / loaded.name
     session.prepare_folder(folder)
+    session.check_files(loaded)
     with session.cluster(address) as cluster:
         content = session.carry_out(cluster, loaded, loaded.name, folder)
     session.conclude(content, folder)
@@ -61,9 +63,11 @@ def demo(
     """Run both modes of MDI-Exit on three emulated Jetson Nanos: find the rate, then find the threshold."""
     from mdi_exit.cli import session, tour
 
+    experiment = tour.first_experiment(seed, seconds)
     session.prepare_folder(out)
+    session.check_files(experiment)
     with session.cluster() as cluster:
-        content = tour.run_demo(cluster, out, seed, seconds)
+        content = tour.run_demo(cluster, experiment, out)
     _show(content, out, as_json, tour.in_words(content))
 
 

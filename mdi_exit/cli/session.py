@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from mdi_exit import journal
+from mdi_exit import compute, journal
 from mdi_exit.analysis import plots
 from mdi_exit.cli import tables
 from mdi_exit.cli.live import LiveDisplay
@@ -22,6 +22,7 @@ from mdi_exit.errors import UserError
 from mdi_exit.jsonfile import rounded
 from mdi_exit.machine import command_line
 from mdi_exit.report import FILE, Report, build_report, write_report
+from mdi_exit.runtime.images import Images
 
 if TYPE_CHECKING:
     from mdi_exit.runtime import Cluster
@@ -45,6 +46,15 @@ def prepare_folder(folder: Path) -> None:
     except OSError as error:
         allowed = "a folder, new or old, that can be written to"
         raise UserError(f"--out {folder}: {error.strerror}; allowed: {allowed}") from error
+
+
+def check_files(experiment: Experiment) -> None:
+    """Open what the experiment refers to, so that whatever is wrong with it is said before a cluster is started.
+
+    Raises UserError. What takes time in it, the export of a network never run before, is kept on disk.
+    """
+    print("reading the network and the images ...", file=sys.stderr, flush=True)
+    Images(experiment, compute.prepare(experiment.model, experiment.runtime.backend).card)
 
 
 @contextlib.contextmanager

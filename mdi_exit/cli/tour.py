@@ -10,27 +10,31 @@ from pathlib import Path
 from typing import Any
 
 from mdi_exit.cli import session
-from mdi_exit.config import load_experiment
+from mdi_exit.config import Experiment, load_experiment
 from mdi_exit.report import Report
 from mdi_exit.runtime import Cluster
 
 _FASTER = 1.25  # the second mode's rate over what the first one sustained
 
 
-def run_demo(cluster: Cluster, folder: Path, seed: int, seconds: float) -> Report:
+def first_experiment(seed: int, seconds: float) -> Experiment:
+    """What the first mode runs: the shipped example find-rate."""
+    return load_experiment("find-rate", {"name": "demo", "seed": seed, "duration_s": seconds})
+
+
+def run_demo(cluster: Cluster, experiment: Experiment, folder: Path) -> Report:
     """Run both modes and leave a report of both in the folder; of the first alone when it was interrupted."""
-    common: dict[str, Any] = {"name": "demo", "seed": seed, "duration_s": seconds}
-    experiment = load_experiment("find-rate", common)
     held = f"thresholds held at {experiment.thresholds[0]:.2f}"
     title = f"1 of 2, {held}: which rate can be sustained?"
     rate_mode = session.carry_out(cluster, experiment, title, folder / "rate_mode")
     done = {"rate_mode": (held, rate_mode)}
     if not rate_mode["interrupted"]:
         rate_per_s = max(1, round(_FASTER * (rate_mode["steady"] or rate_mode)["throughput_per_s"]))
-        experiment = load_experiment("find-threshold", {**common, "arrivals.rate_per_s": rate_per_s})
+        common: dict[str, Any] = {"name": "demo", "seed": experiment.seed, "duration_s": experiment.duration_s}
+        second = load_experiment("find-threshold", {**common, "arrivals.rate_per_s": rate_per_s})
         forced = f"rate held at {rate_per_s}/s"
         title = f"2 of 2, {forced}: which threshold makes it possible?"
-        threshold_mode = session.carry_out(cluster, experiment, title, folder / "threshold_mode", is_first=False)
+        threshold_mode = session.carry_out(cluster, second, title, folder / "threshold_mode", is_first=False)
         done["threshold_mode"] = (forced, threshold_mode)
     report = session.combine(done)
     session.conclude(report, folder)
@@ -47,8 +51,8 @@ def in_words(report: Report) -> list[str]:
     return [
         f"What happened: an image left at the first exit that was more than {sure} sure of it. Three devices then"
         f" sustained {rate['throughput_per_s']:.0f} images/s, {_percent(rate['accuracy'])} of the answers right.",
-        f"Asked for {asked:.0f}/s, they let images leave earlier (when {_percent(threshold['threshold'])} sure, on"
-        f" average): {threshold['throughput_per_s']:.0f} images/s, {_percent(threshold['accuracy'])} right.",
+        f"Asked for {asked:.0f}/s, they let images leave when {_percent(threshold['threshold'])} sure, on average:"
+        f" {threshold['throughput_per_s']:.0f} images/s, {_percent(threshold['accuracy'])} right.",
         "Try next: mdi-exit run find-rate --set thresholds=0.95 (more right, fewer per second?), or the same with"
         " --set topology=5-node-mesh (faster?), or mdi-exit run without-exits.",
     ]

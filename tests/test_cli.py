@@ -1,0 +1,346 @@
+"""The command line as a user meets it: in a process of its own, with its exit status and what it prints where."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mdi_exit import assembly
+from mdi_exit.cli import main
+from mdi_exit.cli.session import prepare_folder
+from mdi_exit.config import load_experiment
+from mdi_exit.journal import journals, read, replay
+from mdi_exit.report import read_report, write_report
+
+from .recorded import record
+
+
+def mdi_exit(*arguments: str | Path, folder: Path, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run `mdi-exit` in a folder."""
+    program = [sys.executable, "-c", "from mdi_exit.cli import main; main()", *map(str, arguments)]
+    environment = {**os.environ, "COLUMNS": "100", "PYTHONWARNINGS": "default"}
+    return subprocess.run(
+        program, cwd=folder, capture_output=True, text=True, timeout=seconds, env=environment, check=False
+    )
+
+
+def here(
+    *arguments: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> subprocess.CompletedProcess[str]:
+    """The same within this process: quicker, for what ends before anything is started."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["mdi-exit", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return subprocess.CompletedProcess(arguments, ended.value.code, printed.out, printed.err)
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line with which it was refused; fails the test unless it is just that."""
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr and done.stdout == "", (done.stdout, done.stderr)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("mdi-exit: ")]
+    assert len(lines) == 1 and done.stderr.splitlines()[-1] == lines[0], done.stderr
+    return lines[0]
+
+
+def image(path: Path, size: int = 32, shade: int = 90) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (size, size), (shade, 120, 30)).save(path)
+
+
+def dataset(folder: Path) -> Path:
+    """A small data set of two of CIFAR-10's classes."""
+    for number in range(4):
+        image(folder / "images" / ("cat" if number % 2 else "dog") / f"{number}.png", shade=40 * number)
+    return folder / "images"
+
+
+def test_help_is_quick_to_come() -> None:
+    """No command drags in what it does not need: `--help` and typing errors must feel immediate."""
+    heavy = ("torch", "ray", "matplotlib", "numpy", "networkx", "onnxruntime", "zmq", "PIL")
+    script = (
+        "import sys; sys.argv = ['mdi-exit', 'run', '--help']\n"
+        "from mdi_exit.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.strip() == "[]" and "EXPERIMENT" in done.stdout.upper()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run"], "experiment"),
+        (["run", "find-rate", "--seed", "-1"], "--seed"),
+        (["demo", "--seconds", "soon"], "--seconds"),
+        (["fly"], "fly"),
+    ],
+)
+def test_typing_errors_end_with_status_2(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    done = here(*arguments, folder=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
+    assert done.returncode == 2 and words.lower() in done.stderr.lower() and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "nowhere.yaml"], ("nowhere.yaml", "no such file")),
+        (["run", "find-rate", "--set", "thresholds"], ("--set", "KEY=VALUE")),
+        (["run", "find-rate", "--set", "thresholds=[0.5"], ("--set", "thresholds", "YAML")),
+        (["run", "find-rate", "--set", "offloading.rule=luck"], ("offloading", "luck", "mdi_exit")),
+        (["report", "nowhere"], ("nowhere", "cannot be read")),
+    ],
+)
+def test_wrong_words_are_refused_in_one_line(
+    arguments: list[str],
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = refused(here(*arguments, folder=tmp_path, monkeypatch=monkeypatch, capsys=capsys))
+    assert all(word in line for word in words), line
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- bad input: what a user can get wrong in an experiment
+
+BAD: dict[str, tuple[str, tuple[str, ...]]] = {
+    "unknown key": ("thresholdz: 0.8", ("thresholdz", "thresholds")),
+    "unknown key of a policy": (
+        "admission: {rule: always, speed: 3}\narrivals: {rule: constant, rate_per_s: 3}",
+        ("speed",),
+    ),
+    "wrong type": ("duration_s: long", ("duration_s",)),
+    "unknown policy": ("offloading: telepathy", ("offloading", "telepathy", "mdi_exit")),
+    "unknown topology": ("topology: 9-node-torus", ("topology", "9-node-torus", "3-node-mesh")),
+    "threshold outside": ("thresholds: 1.5", ("thresholds", "1.5")),
+    "threshold zero": ("thresholds: [0.5, 0, 0.5, 0.5]", ("thresholds",)),
+    "negative rate": ("admission: always\narrivals: {rule: poisson, rate_per_s: -3}", ("rate_per_s", "above 0")),
+    "segment hosted nowhere": ("topology: 2-node\nplacement: {n1: 1-2, n2: 4-5}", ("placement", "segment 3")),
+    "unknown worker": ("placement: {n7: all}", ("placement", "n7", "n1")),
+    "no such checkpoint": ("model: resnet9000", ("model", "resnet9000")),
+    "no such data": ("dataset: my-pictures", ("dataset", "my-pictures")),
+    "not YAML": ("topology: [", ("bad.yaml",)),
+    "not an experiment": ("- 1\n- 2", ("bad.yaml",)),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD))
+def test_a_wrong_experiment_is_refused_in_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, words = BAD[name]
+    (tmp_path / "bad.yaml").write_text(text)
+    line = refused(here("run", "bad.yaml", folder=tmp_path, monkeypatch=monkeypatch, capsys=capsys))
+    assert "bad.yaml" in line and all(word in line for word in words), line
+    assert not (tmp_path / "runs").exists()
+
+
+def _disconnected(folder: Path) -> None:
+    (folder / "graph.yaml").write_text("source: a\nworkers: [a, b, c]\nlinks: [[a, b]]\n")
+    (folder / "bad.yaml").write_text("topology: graph.yaml")
+
+
+def _corrupt_checkpoint(folder: Path) -> None:
+    _checkpoint(folder)
+    (folder / "net.safetensors").write_bytes((folder / "net.safetensors").read_bytes()[:100_000])
+
+
+def _card_of_another_network(folder: Path) -> None:
+    _checkpoint(folder)
+    card = json.loads((folder / "net.json").read_text())
+    (folder / "net.json").write_text(json.dumps({**card, "temperatures": [1.0, 1.0]}))
+
+
+def _checkpoint(folder: Path) -> None:
+    weights = Path(__file__).resolve().parents[1] / "mdi_exit" / "assets" / "mobilenetv2-cifar10.safetensors"
+    for suffix in (".safetensors", ".json"):
+        (folder / f"net{suffix}").write_bytes(weights.with_suffix(suffix).read_bytes())
+    (folder / "bad.yaml").write_text("model: net.safetensors\nduration_s: 1")
+
+
+def _empty_data(folder: Path) -> None:
+    (folder / "images" / "cat").mkdir(parents=True)
+    (folder / "bad.yaml").write_text("dataset: ./images\nduration_s: 1")
+
+
+def _no_classes(folder: Path) -> None:
+    image(folder / "images" / "loose.png")
+    (folder / "bad.yaml").write_text("dataset: ./images\nduration_s: 1")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (_disconnected, ("graph.yaml", "links", "c is cut off")),
+        (_corrupt_checkpoint, ("net.safetensors",)),
+        (_card_of_another_network, ("net.json", "temperatures", "5")),
+        (_empty_data, ("images",)),
+        (_no_classes, ("images", "loose.png")),
+    ],
+)
+def test_wrong_files_are_refused_in_one_line(
+    prepare: Callable[[Path], None], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    prepare(tmp_path)
+    line = refused(mdi_exit("run", "bad.yaml", folder=tmp_path))
+    assert all(word in line for word in words), line
+
+
+# ---- runs
+
+
+def test_a_port_in_use_is_refused_in_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        setting = f"runtime.port_base={port}"
+        line = refused(mdi_exit("run", "find-rate", "--set", "topology=local", "--set", setting, folder=tmp_path))
+    assert str(port) in line and "in use" in line and "port_base" in line
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.CompletedProcess[str]]]:
+    """A real run of two workers on images of our own, one of them broken, with journals."""
+    folder = tmp_path_factory.mktemp("run")
+    (dataset(folder) / "dog" / "broken.png").write_bytes(b"not a picture")
+    (folder / "mine.yaml").write_text(
+        "topology: 2-node\ndevices: jetson-nano\nlinks: {bandwidth: 20 Mbit/s}\nduration_s: 2.5\n"
+        "dataset: ./images\nruntime: {journal: true}\nadmission: {rule: rate_adaptation, first_interarrival_s: 0.02}\n"
+    )
+    yield folder, mdi_exit("run", "mine.yaml", "--seed", "3", "--out", "results", folder=folder)
+
+
+def test_a_run_says_what_became_of_every_image(ran: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, done = ran
+    assert done.returncode == 0, done.stderr
+    report = read_report(folder / "results")
+    assert report["runtime"] == "ray" and report["seed"] == 3 and report["name"] == "mine"
+    assert report["completed"] > 20 and report["lost"] == report["shed"] == report["duplicates"] == 0
+    assert report["offered"] == report["completed"] + report["failed"]
+    assert report["accuracy"] is not None and sum(report["exits"]) == report["completed"]
+    assert report["duration_s"] == pytest.approx(2.5, abs=0.5) and not report["interrupted"]
+    for row in report["workers"].values():
+        assert row["processed"] > 0 and row["rss_bytes"] > 20e6 and row["pace_missed"] is not None
+    assert report["links"]["n1-n2"]["tasks"] > 0 and report["first_result_s"] > 0
+
+
+def test_an_unreadable_image_is_named_and_the_run_goes_on(
+    ran: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, done = ran
+    report = read_report(folder / "results")
+    ((reason, count),) = report["reasons"]["failed"].items()
+    assert "broken.png" in reason and count == report["failed"] > 0 and f"{count} failed: " in done.stdout
+
+
+def test_a_run_prints_tables_on_stdout_and_plain_progress_on_stderr(
+    ran: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, done = ran
+    for text in (done.stdout, done.stderr):
+        assert all(character == "\n" or character.isprintable() for character in text)
+    for title in ("Summary", "Per exit", "Per worker", "Per link", "Results in results"):
+        assert title in done.stdout
+    assert "answered  queues n1 " in done.stderr and "Warning" not in done.stderr
+    files = sorted(path.relative_to(folder / "results").as_posix() for path in (folder / "results").rglob("*.*"))
+    journals = ["journals/n1-0.journal", "journals/n2-0.journal"]
+    figures = [f"{name}.{kind}" for name in ("throughput-accuracy", "time-series") for kind in ("png", "svg")]
+    assert files == sorted([*journals, "report.json", *figures])
+
+
+def test_journals_of_real_devices_replay_with_identical_effects(
+    ran: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, _ = ran
+    experiment = load_experiment(folder / "mine.yaml", {"seed": 3})
+    card = assembly.load_card(experiment)
+    paths = journals(folder / "results" / "journals")
+    assert [path.name for path in paths] == ["n1-0.journal", "n2-0.journal"]
+    for path in paths:
+        assert sum(1 for _ in read(path)) > 100
+        assert replay(path, experiment, card) is None
+    other = load_experiment(folder / "mine.yaml", {"seed": 3, "thresholds": 0.3})
+    assert replay(paths[0], other, card) is not None
+
+
+def test_a_report_is_shown_again_as_it_was(ran: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, done = ran
+    figure = folder / "results" / "time-series.svg"
+    drawn = figure.read_bytes()
+    figure.unlink()
+    again = mdi_exit("report", "results", folder=folder)
+    assert again.returncode == 0 and again.stdout == done.stdout and again.stderr == ""
+    assert figure.read_bytes() == drawn
+    as_json = mdi_exit("report", "results/report.json", "--json", folder=folder)
+    assert json.loads(as_json.stdout) == read_report(folder / "results")
+
+
+def test_results_replace_older_ones_and_leave_other_files_alone(tmp_path: Path) -> None:
+    write_report(tmp_path / "results", record("find-rate", 1.0).report())
+    (tmp_path / "results" / "journals").mkdir()
+    for name in ("journals/n7-2.journal", "journals/notes.txt", "time-series.png", "mine.png"):
+        (tmp_path / "results" / name).write_text("old")
+    prepare_folder(tmp_path / "results")
+    left = sorted(path.name for path in (tmp_path / "results").rglob("*.*"))
+    assert left == ["mine.png", "notes.txt"]
+    (tmp_path / "file").write_text("")
+    line = refused(mdi_exit("run", "find-rate", "--out", "file", folder=tmp_path))
+    assert "--out file" in line and "allowed" in line
+
+
+def test_ctrl_c_gives_the_report_of_the_part_that_was_done(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", "from mdi_exit.cli import main; main()", "run", "find-rate", "--out", "results"]
+    settings = ["--set", "topology=2-node", "--set", "duration_s=60"]
+    with subprocess.Popen([*program, *settings], cwd=tmp_path, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if " answered" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        shown, rest = process.communicate(timeout=60)
+    assert process.returncode == 130, (said, shown, rest)
+    report = read_report(tmp_path / "results")
+    assert report["interrupted"] and report["completed"] > 0 and report["duration_s"] < 50
+    assert report["offered"] == sum(report[key] for key in ("completed", "shed", "failed", "lost"))
+    assert "The run was interrupted" in shown and "Traceback" not in rest
+    assert (tmp_path / "results" / "throughput-accuracy.png").exists()
+
+
+def test_ctrl_c_before_anything_ran_is_a_line_and_status_130(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", "from mdi_exit.cli import main; main()", "run", "find-rate"]
+    with subprocess.Popen(program, cwd=tmp_path, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "starting a Ray cluster" in line:
+                break
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        shown, rest = process.communicate(timeout=60)
+    assert process.returncode == 130 and shown == "" and "Traceback" not in rest, rest
+    assert rest.splitlines()[-1] == "mdi-exit: interrupted before there was anything to report"
