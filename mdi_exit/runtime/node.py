@@ -66,8 +66,9 @@ class Node:
         self._controller = assembly.controller_core(experiment, card) if life.is_source else None
         label_of = self._images.label if self._images else None
         self.tally = NodeTally(life.name, experiment.exits, label_of, life.epoch)
-        header = Header(life.name, life.epoch, experiment.plain())
-        self._journal = JournalWriter(life.journals, header) if life.journals else None
+        self._journal = (
+            JournalWriter(life.journals, Header(life.name, life.epoch, experiment.plain())) if life.journals else None
+        )
         self._events: deque[tuple[CoreName, ev.Event]] = deque()
         self._calls: deque[tuple[Callable[[], None], Future[Any]]] = deque()
         self._payloads: dict[TaskKey, Tensor] = {}

@@ -1,0 +1,148 @@
+"""One worker's loop, in this process and without Ray: what it does with data, bugs, and callers that come too late."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mdi_exit import assembly, compute
+from mdi_exit.compute import PreparedNet
+from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.core import events as ev
+from mdi_exit.errors import UserError
+from mdi_exit.journal import journals, replay
+from mdi_exit.runtime.actor import WorkerProcess
+from mdi_exit.runtime.life import Life
+from mdi_exit.runtime.node import Node
+
+WITHIN_S = 20.0  # what has not happened by then never will
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedNet:
+    experiment = load_experiment(None)
+    return compute.prepare(experiment.model, cache_dir=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def alone(prepared: PreparedNet) -> Iterator[Callable[..., Node]]:
+    """A node of a topology of one worker, that has its routes and is told that the run begins."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(experiment: Experiment, folder: Path | None = None) -> Node:
+            life = Life(experiment, prepared, "n1", 0, time.time(), folder)
+            node = Node(life, life.runner(), "127.0.0.1")
+            stack.callback(node.stop)
+            node.start()
+            routes = assembly.routes_for(experiment, ["n1"], 1)["n1"]
+            node.call(lambda: node.feed("worker", ev.RoutesChanged(routes))).result(WITHIN_S)
+            node.call(lambda: node.feed("controller", ev.AdmissionOpened())).result(WITHIN_S)
+            return node
+
+        yield begin
+
+
+def flood(**settings: Any) -> Experiment:
+    """Data come every 5 ms and are always admitted."""
+    arrivals = {"rule": "constant", "rate_per_s": 200}
+    return load_experiment(None, {"topology": "local", "admission": "always", "arrivals": arrivals, **settings})
+
+
+def finish(node: Node) -> None:
+    assert node.ended.wait(WITHIN_S)
+    node.stop()
+    assert node.failure is None
+
+
+def test_every_datum_gets_its_outcome_and_no_payload_stays(alone: Callable[..., Node], tmp_path: Path) -> None:
+    experiment = flood(data_max=60)
+    node = alone(experiment, tmp_path)
+    finish(node)
+    source = node.tally.source
+    assert source is not None and source.labelled
+    assert (source.offered, source.completed, sum(source.exits)) == (60, 60, 60)
+    assert sum(node.tally.worker.segments) == sum(k * n for k, n in enumerate(source.exits, 1)), "a segment ran twice"
+    assert not node._payloads
+    (path,) = journals(tmp_path)
+    assert replay(path, experiment, node.life.prepared.card) is None
+
+
+def test_groups_are_computed_together(alone: Callable[..., Node]) -> None:
+    experiment = flood(data_max=60, **{"worker.group_max": 8, "exit": "never"})
+    node = alone(experiment)
+    finish(node)
+    assert node.tally.source is not None and node.tally.source.exits == [0, 0, 0, 0, 60]
+    assert not node._payloads
+
+
+def test_an_image_that_cannot_be_read_fails_by_name_and_the_run_goes_on(
+    alone: Callable[..., Node], tmp_path: Path
+) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for n in range(3):
+            Image.new("RGB", (32, 32), (40 * n, 0, 0)).save(tmp_path / name / f"{n}.png")
+    (tmp_path / "cat" / "broken.png").write_bytes(b"\x89PNG no more")
+    node = alone(flood(dataset=str(tmp_path), data_max=14))
+    finish(node)
+    source = node.tally.source
+    assert source is not None
+    assert (source.outcomes["completed"], source.outcomes["failed"]) == (12, 2), "7 images, each offered twice"
+    assert all("cat/broken.png" in reason for reason in source.reasons["failed"])
+
+
+def test_classes_that_the_network_does_not_know_are_refused(prepared: PreparedNet, tmp_path: Path) -> None:
+    (tmp_path / "unicorn").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "unicorn" / "1.png")
+    life = Life(flood(dataset=str(tmp_path)), prepared, "n1", 0, time.time())
+    with pytest.raises(UserError, match="class 'unicorn' is none of the network's; allowed: airplane, "):
+        Node(life, life.runner(), "127.0.0.1")
+
+
+@dataclass(frozen=True, slots=True)
+class Faulty:
+    """An exit policy with a bug."""
+
+    def leaves(self, k: int, reading: object, view: object) -> bool:
+        raise ZeroDivisionError("a bug in a policy")
+
+
+def test_a_bug_ends_the_loop_and_says_where(prepared: PreparedNet) -> None:
+    experiment = replace(flood(), exit=Faulty())
+    worker = WorkerProcess()
+    worker.open(Life(experiment, prepared, "n1", 0, time.time()), "127.0.0.1")
+    worker.connect({}, assembly.routes_for(experiment, ["n1"], 1)["n1"])
+    assert worker.linked(0.0) == []
+    worker.tell(ev.AdmissionOpened())
+    ended = worker.watch()
+    assert ended.failure == "n1: ZeroDivisionError: a bug in a policy"
+    assert ended.traceback.startswith("Traceback") and "in leaves" in ended.traceback
+    with pytest.raises(RuntimeError, match="n1 has ended"):
+        worker.status()
+    assert worker.close().tally.node == "n1"
+
+
+def test_a_disk_that_does_not_take_the_journal_is_one_line_and_no_traceback(
+    prepared: PreparedNet, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    worker = WorkerProcess()
+    life = Life(flood(), prepared, "n1", 0, time.time(), tmp_path / "file" / "journals")
+    with pytest.raises(UserError, match=r"^[^\n]*cannot be written[^\n]*$") as refused:
+        worker.open(life, "127.0.0.1")
+    assert type(refused.value) is UserError, "a subclass with other arguments would not survive the way to the launcher"
+
+
+def test_nothing_happens_and_nothing_is_left_open_before_it_is_started(prepared: PreparedNet) -> None:
+    life = Life(flood(), prepared, "n1", 0, time.time())
+    node = Node(life, life.runner(), "127.0.0.1")
+    node.stop()
+    with pytest.raises(RuntimeError, match="n1 has ended"):
+        node.call(lambda: None).result(WITHIN_S)
