@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip install $(PIP_FLAGS) --disable-pip-version-check --c
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
-demo: .venv/ready  ## install, then run MDI-Exit on a three-worker mesh on this machine (about two minutes)
+demo: .venv/ready  ## install, then run MDI-Exit on a three-worker mesh on this machine (a minute or two)
 	@$(BIN)/mdi-exit demo $(ARGS)
 
 test: .venv/ready-to-test  ## install what the tests need and run them
