@@ -24,8 +24,8 @@ def machine() -> dict[str, str | int | None]:
 
 def command_line(program: str = "mdi-exit") -> str:
     """The command as typed, without folders: those exist on this machine only."""
-    words = [program, *sys.argv[1:]]
-    return shlex.join(Path(word).name if "/" in word else word for word in words)
+    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    return f"{program} {shlex.join(words)}".rstrip()
 
 
 def _processor() -> str:
