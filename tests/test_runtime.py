@@ -1,0 +1,379 @@
+"""Whole runs under Ray: real processes, real sockets, real deaths.
+
+One cluster serves all runs that share a process; what leaves a process behind or ends one is done in another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from mdi_exit import compute, journal
+from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.core import effects as fx
+from mdi_exit.core import events as ev
+from mdi_exit.core.types import Outcome
+from mdi_exit.errors import UserError
+from mdi_exit.journal import Step
+from mdi_exit.report import Report, build_report
+from mdi_exit.runtime import Cluster, Progress, RunAborted, RunRecord, local_cluster
+from mdi_exit.runtime.images import Images
+
+pytestmark = pytest.mark.ray
+
+# Emulated devices, so that the source has more than it can do and hands tasks over, however fast this machine is.
+BUSY: dict[str, Any] = {
+    "devices": "jetson-nano",
+    "admission": {"rule": "always", "queue_max": 1000},
+    "arrivals": {"rule": "poisson", "rate_per_s": 70},
+}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with local_cluster() as started:
+        yield started
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run and all that can be known of it."""
+
+    experiment: Experiment
+    record: RunRecord
+    report: Report
+    seen: list[Progress]
+    steps: dict[str, list[Step]]  # by journal file
+
+
+def carry_out(
+    cluster: Cluster, folder: Path, meanwhile: Callable[[Progress], None] = lambda progress: None, **settings: Any
+) -> Done:
+    """Run an experiment with journals, and check what must be so after every run that was not told to end."""
+    experiment = load_experiment(None, {"runtime.journal": True, **settings})
+    seen: list[Progress] = []
+
+    def observe(progress: Progress) -> None:
+        seen.append(progress)
+        meanwhile(progress)
+
+    record = cluster.run(experiment, observe, folder)
+    report = build_report(experiment, record.card, record.tallies, record.facts, "test", "ray")
+    assert record.journals is not None
+    steps = {path.stem: list(journal.read(path)) for path in journal.journals(record.journals)}
+    assert report["offered"] == sum(report[outcome.value] for outcome in Outcome) > 0
+    assert report["lost"] == 0 and not record.interrupted
+    outcomes = Counter(done.data_id for done in effects(steps, fx.Complete))
+    assert set(outcomes) == set(range(report["offered"])) and set(outcomes.values()) == {1}
+    return Done(experiment, record, report, seen, steps)
+
+
+def effects(steps: dict[str, list[Step]], kind: type[Any]) -> list[Any]:
+    return [effect for journal in steps.values() for step in journal for effect in step.effects if type(effect) is kind]
+
+
+def predictions_are_the_whole_network_s(done: Done) -> None:
+    """Hold every answer against the segments run one after the other in this process."""
+    experiment, card = done.experiment, done.record.card
+    runner = compute.open_runner(compute.prepare(experiment.model), tuple(range(1, experiment.exits + 1)))
+    images = Images(experiment, card)
+    completed = [answer for answer in effects(done.steps, fx.Complete) if answer.outcome is Outcome.COMPLETED]
+    assert completed
+    for answer in completed:
+        batch: Any = images.image(answer.data_id)[np.newaxis]
+        for k in range(1, answer.k + 1):
+            readings, batch = runner.run(k, batch)
+        assert readings[0].prediction == answer.prediction, f"datum {answer.data_id} at exit {answer.k}"
+        assert readings[0].confidence == pytest.approx(answer.confidence, abs=1e-4)
+    correct = sum(images.label(answer.data_id) == answer.prediction for answer in completed)
+    assert done.report["accuracy"] == pytest.approx(correct / len(completed))
+
+
+def replays(done: Done) -> None:
+    assert done.record.journals is not None
+    for path in journal.journals(done.record.journals):
+        assert (difference := journal.replay(path, done.experiment, done.record.card)) is None, difference
+
+
+# ---- runs
+
+
+@pytest.fixture(scope="module")
+def mesh(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Three workers that all hold the whole network; what libraries their processes have loaded is looked at."""
+    libraries: dict[str, str] = {}
+
+    def look(progress: Progress) -> None:
+        for name, pid in progress.pids.items():
+            libraries[name] = Path(f"/proc/{pid}/maps").read_text()
+
+    done = carry_out(cluster, tmp_path_factory.mktemp("mesh"), look, topology="3-node-mesh", data_max=150, **BUSY)
+    assert set(libraries) == {"n1", "n2", "n3"}
+    for name, loaded in libraries.items():
+        assert "onnxruntime" in loaded and "torch" not in loaded, name
+    return done
+
+
+def test_every_worker_of_a_mesh_takes_part(mesh: Done) -> None:
+    workers = mesh.report["workers"]
+    assert all(worker["processed"] > 0 and worker["bytes_sent"] > 0 for worker in workers.values())
+    assert mesh.report["completed"] == 150 and mesh.report["duplicates"] == mesh.report["resubmitted"] == 0
+    handed_over = sum(worker["offloaded"] for worker in workers.values())
+    assert handed_over == sum(worker["received"] for worker in workers.values()) > 0
+    assert handed_over == sum(link["tasks"] for link in mesh.report["links"].values())
+    assert all(worker["rss_bytes"] > 2**20 and worker["restarts"] == 0 for worker in workers.values())
+
+
+def test_answers_are_those_of_the_whole_network(mesh: Done) -> None:
+    predictions_are_the_whole_network_s(mesh)
+
+
+def test_journals_of_a_real_run_replay_to_the_same_effects(mesh: Done) -> None:
+    assert sorted(mesh.steps) == ["n1-0", "n2-0", "n3-0"] and all(len(steps) > 50 for steps in mesh.steps.values())
+    replays(mesh)
+
+
+def test_progress_is_told_phase_by_phase_and_counts_up(mesh: Done) -> None:
+    phases = list(dict.fromkeys(progress.phase for progress in mesh.seen))
+    assert phases == ["prepare", "start", "link", "run", "drain", "collect"]
+    sources = [node.source for progress in mesh.seen if (node := progress.source) is not None and node.source]
+    counts = [source.outcomes["completed"] for source in sources]
+    assert counts == sorted(counts) and counts[-1] > 0
+    assert {name for progress in mesh.seen for name in progress.nodes} == {"n1", "n2", "n3"}
+    assert sorted(mesh.record.phases_s) == sorted(phases)
+
+
+def test_tasks_travel_along_a_line_of_slices_and_results_back(cluster: Cluster, tmp_path: Path) -> None:
+    """No worker holds the whole network, the ends are three links apart, and links are slowed."""
+    placement = {"n1": "1-2", "n2": "2-3", "n3": "3-4", "n4": "4-5"}
+    links = {"bandwidth": "50 Mbit/s", "latency_s": 0.001}
+    busy: dict[str, Any] = {**BUSY, "devices": None, "links": links, "exit": "never"}
+    done = carry_out(cluster, tmp_path, topology="line", placement=placement, data_max=60, **busy)
+    assert done.report["completed"] == 60 and done.report["exits"] == [0, 0, 0, 0, 60]
+    segments = [worker["segments"] for worker in done.report["workers"].values()]
+    assert [sum(column) for column in zip(*segments, strict=True)] == [60] * 5
+    assert segments[0][2:] == [0, 0, 0] and segments[3][:3] == [0, 0, 0] and segments[3][4] == 60
+    predictions_are_the_whole_network_s(done)
+    replays(done)
+
+
+def test_a_one_way_ring_works(cluster: Cluster, tmp_path: Path) -> None:
+    """n1 -> n2 -> n3 -> n1: acknowledgements and reports flow against the links, results go all the way round."""
+    placement = {"n1": "1-2", "n2": "3", "n3": "4-5"}
+    busy: dict[str, Any] = {**BUSY, "devices": None, "exit": "never"}
+    done = carry_out(cluster, tmp_path, topology="3-node-circular", placement=placement, data_max=60, **busy)
+    assert done.report["completed"] == 60
+    sent = {(step.node, effect.to) for steps in done.steps.values() for step in steps for effect in step.effects
+            if isinstance(effect, fx.SendTasks | fx.SendResults)}  # fmt: skip
+    assert sent == {("n1", "n2"), ("n2", "n3"), ("n3", "n1")}
+    predictions_are_the_whole_network_s(done)
+
+
+# ---- deaths
+
+
+def test_a_killed_worker_loses_nothing_and_comes_back(cluster: Cluster, tmp_path: Path) -> None:
+    killed: list[int] = []
+
+    def kill(progress: Progress) -> None:
+        if not killed and "n2" in progress.nodes and progress.nodes["n2"].processed > 20:
+            killed.append(progress.pids["n2"])
+            os.kill(killed[0], signal.SIGKILL)
+
+    limits = {"loss_grace_s": 0.5}
+    done = carry_out(cluster, tmp_path, kill, topology="3-node-mesh", limits=limits, duration_s=5.0, **BUSY)
+    assert killed and done.report["completed"] == done.report["offered"]
+    assert any(progress.lost == ("n2",) for progress in done.seen)
+    assert re.fullmatch(rf"n2 \(process {killed[0]}\) was lost [\d.]+ s into the run", done.record.notes[0])
+    assert re.fullmatch(r"n2 \(process \d+\) was back [\d.]+ s into the run", done.record.notes[1])
+    assert done.record.pids["n2"] != killed[0] and done.report["workers"]["n2"]["restarts"] == 1
+    again = [step for step in done.steps["n2-1"] if isinstance(step.event, ev.SegmentDone)]
+    assert again, "it came back, but was given nothing to do"
+    controller = [step.event for step in done.steps["n1-0"] if step.core == "controller"]
+    assert controller.index(ev.WorkerLost("n2")) < controller.index(ev.WorkerJoined("n2"))
+    replays(done)
+
+
+def test_the_source_s_death_ends_the_run_in_one_line(cluster: Cluster) -> None:
+    def kill(progress: Progress) -> None:
+        if progress.source is not None:
+            os.kill(progress.pids["n1"], signal.SIGKILL)
+
+    experiment = load_experiment(None, {"topology": "2-node", "duration_s": 60.0, **BUSY})
+    with pytest.raises(RunAborted, match=r"^n1: the source's process died[^\n]*$"):
+        cluster.run(experiment, kill)
+
+
+@dataclass(frozen=True, slots=True)
+class Faulty:
+    """An exit policy with a bug."""
+
+    def leaves(self, k: int, reading: object, view: object) -> bool:
+        raise ZeroDivisionError("a bug in a policy")
+
+
+def test_a_bug_of_ours_ends_the_run_and_keeps_its_traceback(cluster: Cluster, tmp_path: Path) -> None:
+    experiment = replace(load_experiment(None, {"topology": "2-node", "duration_s": 60.0, **BUSY}), exit=Faulty())
+    with pytest.raises(RunAborted, match=r"^n\d: ZeroDivisionError: a bug in a policy; [^\n]*$") as aborted:
+        cluster.run(experiment, folder=tmp_path)
+    (file,) = tmp_path.iterdir()
+    assert str(file) in str(aborted.value) and "in leaves" in file.read_text()
+
+
+def test_a_port_in_use_is_one_line_and_the_cluster_can_be_used_again(cluster: Cluster, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        experiment = load_experiment(None, {"topology": "2-node", "runtime.port_base": port - 1})
+        with pytest.raises(UserError, match=rf"^n2: cannot listen on 127\.0\.0\.1:{port}: the port is in use[^\n]*$"):
+            cluster.run(experiment)
+    carry_out(cluster, tmp_path, topology="local", data_max=5, **{**BUSY, "devices": None})
+
+
+def test_a_second_cluster_in_one_process_is_refused(cluster: Cluster) -> None:
+    with pytest.raises(UserError, match="already runs"), local_cluster():
+        pass
+
+
+# ---- what is left behind: a process of its own, because it is to be ended
+
+PROGRAM = """
+import sys
+from mdi_exit.config import load_experiment
+from mdi_exit.report import build_report
+from mdi_exit.runtime import local_cluster
+
+duration_s, rate_per_s = float(sys.argv[1]), 50
+experiment = load_experiment(None, {
+    "topology": "3-node-mesh", "duration_s": duration_s, "devices": "jetson-nano",
+    "admission": "always", "arrivals": {"rule": "poisson", "rate_per_s": rate_per_s}})
+
+def tell(progress):
+    done = progress.source.source.outcomes["completed"] if progress.source else 0
+    print(progress.phase, done, *progress.pids.values(), flush=True)
+
+try:
+    with local_cluster() as cluster:
+        record = cluster.run(experiment, tell)
+    report = build_report(experiment, record.card, record.tallies, record.facts, "test", "ray")
+    print("report", record.interrupted, report["completed"], report["offered"], flush=True)
+except KeyboardInterrupt:
+    print("nothing to report", flush=True)
+"""
+
+
+@dataclass
+class Program:
+    """The program above, in a session of its own as a terminal would start it."""
+
+    process: subprocess.Popen[str]
+    scratch: Path
+    lines: list[str]
+    family: list[psutil.Process]
+    shared: set[str]  # files in /dev/shm that any of them has had open
+
+    def until(self, holds: Callable[[list[str]], bool]) -> list[str]:
+        """Read its output until a line of which `holds` is true; fail when it ends before."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+            if holds(words := line.split()):
+                return words
+        pytest.fail("it ended:\n" + "\n".join(self.lines))
+
+    def remember(self) -> None:
+        """Note everything it has started so far."""
+        self.family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        for process in self.family:
+            with contextlib.suppress(psutil.Error, OSError):
+                maps = Path(f"/proc/{process.pid}/maps").read_text()
+                self.shared |= set(re.findall(r"/dev/shm/\S+", maps))
+
+    def nothing_is_left(self) -> None:
+        """No process, hence no port; no file in the temporary folder or in shared memory."""
+        assert len(self.family) > 5, "its processes were not found in the first place"
+        assert self.process.wait(30) == 0, "\n".join(self.lines)
+        _, alive = psutil.wait_procs(self.family, 5)
+        assert not alive
+        assert list(self.scratch.iterdir()) == []
+        assert [path for path in self.shared if Path(path).exists()] == []
+
+
+@pytest.fixture
+def program() -> Iterator[Callable[[float], Program]]:
+    scratch = Path(tempfile.mkdtemp(prefix="mx"))  # short: Ray's sockets lie below it
+    started: list[Program] = []
+
+    def start(duration_s: float) -> Program:
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(duration_s)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env={key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+            | {"TMPDIR": str(scratch)},
+        )
+        started.append(Program(process, scratch, [], [], set()))
+        return started[0]
+
+    yield start
+    for one in started:
+        assert one.process.stdout is not None
+        one.process.stdout.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(one.process.pid, signal.SIGKILL)
+        one.process.wait()
+    shutil.rmtree(scratch)
+
+
+def is_running(words: list[str]) -> bool:
+    """Whether a line tells of a run with answers."""
+    return words[0] == "run" and int(words[1]) > 0 and len(words) == 5
+
+
+def test_a_run_that_ends_by_itself_leaves_nothing(program: Callable[[float], Program]) -> None:
+    one = program(1.5)
+    one.until(is_running)
+    one.remember()
+    _, interrupted, completed, offered = one.until(lambda words: words[0] == "report")
+    assert interrupted == "False" and int(completed) == int(offered) > 0
+    one.nothing_is_left()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupted_run_reports_what_it_has_and_leaves_nothing(
+    program: Callable[[float], Program], times: int
+) -> None:
+    one = program(600.0)
+    one.until(is_running)
+    one.remember()
+    for _ in range(times):
+        os.killpg(one.process.pid, signal.SIGINT)  # as a terminal does: everybody gets it
+    _, interrupted, completed, offered = one.until(lambda words: words[0] == "report")
+    assert interrupted == "True" and 0 < int(completed) <= int(offered)
+    one.nothing_is_left()
+
+
+def test_a_termination_while_everything_is_being_started_leaves_nothing(program: Callable[[float], Program]) -> None:
+    one = program(600.0)
+    one.until(lambda words: words[0] == "start")
+    one.remember()
+    one.process.send_signal(signal.SIGTERM)
+    one.until(lambda words: words == ["nothing", "to", "report"])
+    one.nothing_is_left()
