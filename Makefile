@@ -12,10 +12,10 @@ PIP := $(BIN)/python -m pip install $(PIP_FLAGS) --disable-pip-version-check --c
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # the demo and the tests each want the machine for themselves
-.PHONY: help demo test lint fmt clean
+.PHONY: help demo test lint fmt benchmark clean
 
 help:  ## list the verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/ready  ## install, then run MDI-Exit on a three-worker mesh on this machine (a minute or two)
 	@$(BIN)/mdi-exit demo $(ARGS)
@@ -31,6 +31,10 @@ lint: .venv/ready-to-test  ## check style, format and types
 fmt: .venv/ready-to-test  ## format the code and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+benchmark: .venv/ready  ## run the short form of every benchmark; ARGS=--repetitions=3 for the whole
+	@for file in $(filter-out benchmarks/harness.py,$(wildcard benchmarks/*.py)); do \
+	  $(BIN)/python $$file $(or $(ARGS),--quick) || exit 1; done
 
 clean:  ## remove the virtual environment and every cache; results in runs/ stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
