@@ -24,12 +24,13 @@ from mdi_exit.cli import learn
 from mdi_exit.errors import UserError
 from mdi_exit.models import checkpoint
 from mdi_exit.models.card import Card, CardError, ModelConfig
+from mdi_exit.models.files import resolve
 from mdi_exit.models.multi_exit import ExitHead, MultiExitNetwork, Normalize
 from mdi_exit.trace import ExitTrace, TraceError
 from mdi_exit.training import calibrate, console, evaluate, fit, optimise, record
 from mdi_exit.training.augment import augment
 from mdi_exit.training.split import stratified_split
-from mdi_exit.training.train import parse_bottleneck
+from mdi_exit.training.train import changes_of_plan, parse_bottleneck
 
 SIDE = 16
 
@@ -322,12 +323,19 @@ def test_a_trace_that_is_missing_or_no_trace_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_bundled_trace_belongs_to_the_bundled_network() -> None:
-    weights = checkpoint.resolve("mobilenetv2-cifar10")
+    weights = resolve("mobilenetv2-cifar10")
     trace = ExitTrace.load(weights.with_name("mobilenetv2-cifar10-sample.trace.npz"))
     card = Card.load(weights.with_suffix(".json"))
     assert trace.card == card.identity and trace.classes == card.model.classes
     assert (len(trace), trace.exits) == (1000, 5)
     assert trace.payload_bytes[0] == 3 * 32 * 32
+    assert card.test is not None and trace.accuracy() == pytest.approx(card.test.accuracy, abs=0.03)
+
+
+def test_a_card_says_when_the_number_of_epochs_was_changed_on_the_way() -> None:
+    history = [{"epoch": n, "epochs_planned": planned} for n, planned in enumerate((9, 9, 5, 5, 5), start=1)]
+    assert changes_of_plan(history) == "resumed with another --epochs: 9 in epochs 1-2, 5 in epochs 3-5"
+    assert changes_of_plan(history[:2]) == ""
 
 
 @pytest.mark.parametrize("text", ["", "1", "1:a", "1:2:3:4", "x:4:2"])

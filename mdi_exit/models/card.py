@@ -93,6 +93,7 @@ class Card:
     machine: str = ""
     parameters: int = 0
     weights_sha256: str = ""
+    remarks: str = ""  # what the command alone does not tell
     provisional: bool = False  # made only to work against; a release must not ship it
     schema: int = SCHEMA
 

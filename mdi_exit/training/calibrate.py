@@ -20,6 +20,7 @@ from scipy.optimize import minimize_scalar
 from mdi_exit.errors import UserError
 from mdi_exit.models import checkpoint
 from mdi_exit.models.card import Card, Figures
+from mdi_exit.models.files import resolve
 from mdi_exit.models.multi_exit import MultiExitNetwork
 from mdi_exit.training import console, plots
 from mdi_exit.training.evaluate import accuracies, calibration_errors, exit_logits
@@ -58,7 +59,7 @@ def run_calibration(options: CalibrateOptions) -> Card:
     if options.test is not None:
         card = measure_test(network, card, options.test, options.test_name)
     options.out.mkdir(parents=True, exist_ok=True)
-    source = checkpoint.resolve(options.checkpoint)
+    source = resolve(options.checkpoint)
     target = options.out / source.name
     if target.resolve() != source.resolve():
         shutil.copyfile(source, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sys
 from dataclasses import dataclass
@@ -76,9 +77,9 @@ def run_training(options: TrainOptions) -> Card:
     )
     options.out.mkdir(parents=True, exist_ok=True)
     validation = (images[held], labels[held])
-    average = _fit(options, config, card, (images[chosen], labels[chosen]), validation, device)
+    average, history = _fit(options, config, card, (images[chosen], labels[chosen]), validation, device)
     path = options.out / options.name
-    checkpoint.save(path, average, card)
+    checkpoint.save(path, average, dataclasses.replace(card, remarks=changes_of_plan(history)))
     network, card = checkpoint.load(path)
     network.to(device)
     logits = exit_logits(network, torch.from_numpy(validation[0]))
@@ -98,7 +99,7 @@ def _fit(
     training: tuple[NDArray[np.uint8], NDArray[np.int64]],
     validation: tuple[NDArray[np.uint8], NDArray[np.int64]],
     device: str,
-) -> MultiExitNetwork:
+) -> tuple[MultiExitNetwork, list[dict[str, Any]]]:
     """Fit with a progress bar, keeping a snapshot and the curves after every epoch."""
     state = options.out / STATE_FILE
     with console.progress_bar() as bar:
@@ -119,13 +120,21 @@ def _fit(
             print(f"epoch {last['epoch']}: loss {last['loss']:.3f}, validation accuracy (%) {shares}", flush=True)
 
         try:
-            average, _ = fit.fit(config, *training, validation, state, device, options.compiled, show, keep)
+            return fit.fit(config, *training, validation, state, device, options.compiled, show, keep)
         except KeyboardInterrupt:
             bar.stop()
             done = f"the epochs finished so far are in {state}" if state.exists() else "no epoch was finished"
             print(f"mdi-exit: interrupted; {done}; run the same command again to go on", file=sys.stderr)
             raise SystemExit(130) from None
-    return average
+
+
+def changes_of_plan(history: list[dict[str, Any]]) -> str:
+    """Say so when a run was resumed with another number of epochs: its schedule is not the command's alone."""
+    spans: list[str] = []
+    for planned, group in itertools.groupby(history, key=lambda entry: entry["epochs_planned"]):
+        epochs = [entry["epoch"] for entry in group]
+        spans.append(f"{planned} in epochs {epochs[0]}-{epochs[-1]}")
+    return f"resumed with another --epochs: {', '.join(spans)}" if len(spans) > 1 else ""
 
 
 def _training_config(options: TrainOptions, images: NDArray[np.uint8], classes: tuple[str, ...]) -> fit.TrainingConfig:
