@@ -312,17 +312,22 @@ def test_results_replace_older_ones_and_leave_other_files_alone(tmp_path: Path) 
     assert "--out file" in line and "allowed" in line
 
 
+def in_a_terminal(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    """Start `mdi-exit` as a shell does: at the head of a process group, all of which Ctrl-C reaches."""
+    program = [sys.executable, "-c", "from mdi_exit.cli import main; main()", *arguments]
+    return subprocess.Popen(program, cwd=folder, stdout=-1, stderr=-1, text=True, start_new_session=True)
+
+
 def test_ctrl_c_gives_the_report_of_the_part_that_was_done(tmp_path: Path) -> None:
-    program = [sys.executable, "-c", "from mdi_exit.cli import main; main()", "run", "find-rate", "--out", "results"]
-    settings = ["--set", "topology=2-node", "--set", "duration_s=60"]
-    with subprocess.Popen([*program, *settings], cwd=tmp_path, stdout=-1, stderr=-1, text=True) as process:
+    settings = ["--out", "results", "--set", "topology=2-node", "--set", "duration_s=60"]
+    with in_a_terminal("run", "find-rate", *settings, folder=tmp_path) as process:
         assert process.stdout is not None and process.stderr is not None
         said = []
         for line in process.stderr:
             said.append(line)
             if " answered" in line:
                 break
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
         shown, rest = process.communicate(timeout=60)
     assert process.returncode == 130, (said, shown, rest)
     report = read_report(tmp_path / "results")
@@ -333,14 +338,13 @@ def test_ctrl_c_gives_the_report_of_the_part_that_was_done(tmp_path: Path) -> No
 
 
 def test_ctrl_c_before_anything_ran_is_a_line_and_status_130(tmp_path: Path) -> None:
-    program = [sys.executable, "-c", "from mdi_exit.cli import main; main()", "run", "find-rate"]
-    with subprocess.Popen(program, cwd=tmp_path, stdout=-1, stderr=-1, text=True) as process:
+    with in_a_terminal("run", "find-rate", folder=tmp_path) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "starting a Ray cluster" in line:
                 break
         time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
         shown, rest = process.communicate(timeout=60)
     assert process.returncode == 130 and shown == "" and "Traceback" not in rest, rest
     assert rest.splitlines()[-1] == "mdi-exit: interrupted before there was anything to report"

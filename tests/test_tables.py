@@ -56,6 +56,8 @@ def report(**changes: Any) -> dict[str, Any]:
         "shed": 0,
         "failed": 0,
         "lost": 0,
+        "resubmitted": 0,
+        "duplicates": 0,
         "duration_s": 20.0,
         "drain_s": 0.71,
         "exits": [1200, 600, 600],
@@ -78,6 +80,8 @@ TROUBLED = report(
     completed=2400,
     shed=45,
     failed=4,
+    resubmitted=12,
+    duplicates=3,
     lost=1,
     latency_s={"p50": None, "p95": None, "p99": None},
     workers={"n1": worker(10, pace_missed=0.07), "n2": worker(0, compute_delay_s=None, input_queue_mean=None)},
@@ -207,4 +211,4 @@ def test_the_demo_says_what_happened_and_what_to_try() -> None:
     lines = tour.in_words(both)
     assert len(lines) == 3 and "80 % sure" in lines[0] and "100/s" in lines[1] and "Try next" in lines[2]
     assert f"{rate['steady']['throughput_per_s']:.0f} images/s" in lines[0]
-    assert tour.in_words(session.combine({"rate_mode": ("held", rate)})) == []
+    assert tour.in_words(session.combine({"rate_mode": ("held", rate)})) == [] == tour.in_words(rate)

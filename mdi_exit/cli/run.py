@@ -76,13 +76,14 @@ def report(
     as_json: _Json = False,
 ) -> None:
     """Print the tables of a finished run again and draw its figures anew."""
-    from mdi_exit.cli import session
     from mdi_exit.report import read_report
 
     content = read_report(folder)
+    from mdi_exit.cli import session, tour
+
     folder = folder if folder.is_dir() else folder.parent
     session.draw(content, folder)
-    session.show(content, folder, as_json, [])
+    session.show(content, folder, as_json, tour.in_words(content))
 
 
 def _show(content: dict[str, Any], folder: Path, as_json: bool, words: list[str]) -> None:

@@ -71,6 +71,7 @@ def _summary_cells(report: Report) -> dict[str, str]:
         "time between images, mean / at the end": _pair(report["interarrival_s"], "{:.1f} ms", 1000),
         "latency p50 / p95 / p99": " / ".join(_ms(latency[share], 0) for share in ("p50", "p95", "p99")),
         "offered = answered+shed+failed+lost": _conservation(report),
+        "asked for again / answered twice": f"{report['resubmitted']} / {report['duplicates']}",
         "admission was open / drain": f"{report['duration_s']:.1f} s / {report['drain_s']:.1f} s",
     }
 

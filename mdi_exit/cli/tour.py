@@ -7,12 +7,14 @@ thresholds that make it possible.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mdi_exit.cli import session
 from mdi_exit.config import Experiment, load_experiment
 from mdi_exit.report import Report
-from mdi_exit.runtime import Cluster
+
+if TYPE_CHECKING:
+    from mdi_exit.runtime import Cluster
 
 _FASTER = 1.25  # the second mode's rate over what the first one sustained
 
