@@ -134,7 +134,7 @@ def remarks(report: Report) -> list[str]:
     if missed and max(missed) > _PACE_MISSED_MAX:
         lines.append(
             f"This machine was too slow for its emulated devices in {100 * max(missed):.1f} % of the computations "
-            "of one of them: the rates are too low."
+            "of one of them: the rates may be too low."
         )
     if report["interrupted"]:
         lines.append("The run was interrupted: these figures are of the part that was done.")
