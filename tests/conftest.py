@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,13 @@ settings.register_profile(
     "search", deadline=None, print_blob=True, max_examples=1000, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def leaks_are_found_where_they_happen() -> Iterator[None]:
+    """Collect garbage after each file, so that what it left unclosed is a failure there and not in some later file."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
