@@ -176,13 +176,14 @@ def test_a_repeated_hand_over_is_answered_again_and_delivered_once(pair: Pair) -
     a, b = pair.a, pair.b
     again = wire.encode(fx.SendTasks("b", 5, (TASK,)), [FEATURE])
     assert a.links.send("b", again) and a.links.send("b", again)
-    pair.until(lambda: b.events)
+    pair.settle()
     b.exchange.answer(fx.Acknowledge("a", 5, True, b.report()))
     assert a.links.send("b", again)
     pair.settle()
     assert b.events == [ev.TasksArrived((TASK,), "a", 5)]
-    pair.until(lambda: len(a.events) == 2)  # one answer from the core, one from memory
-    assert b.links.send("a", wire.encode(fx.SendReport("a", b.report())))
+    b.exchange.tell(fx.SendThresholds("a", 1, (0.5, 0.5)))  # it overtakes no answer
+    pair.until(lambda: ev.ThresholdsReceived(1, (0.5, 0.5), "b") in a.events)
+    assert len(a.events) == 3, "one answer of the core's, one from memory; none before there was any"
 
 
 # ---- what is told when it does not

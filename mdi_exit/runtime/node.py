@@ -53,26 +53,31 @@ class Node:
         self._zero_s = time.monotonic() - (time.time() - life.started_unix_s)
         self._features = life.prepared.features
         self._images = Images(experiment, card) if life.is_source else None
-        self._bell, self._rope = socket.socketpair()
-        self._bell.setblocking(False)
-        self._rope.setblocking(False)
-        encrypt = experiment.runtime.encrypt is not False  # "auto": secure unless told otherwise
-        self.links = Links(life.name, host, life.port, encrypt, self._bell.fileno())
-        self._timers: Timers[tuple[str, Any, int]] = Timers()
-        self.exchange = Exchange(
-            life.name, self.links, life.shapers(), self._features, self._timers, self.now, self._arrived, self._keep
-        )
-        self._worker = assembly.worker_core(experiment, card, life.name, life.epoch)
-        self._controller = assembly.controller_core(experiment, card) if life.is_source else None
         label_of = self._images.label if self._images else None
         self.tally = NodeTally(life.name, experiment.exits, label_of, life.epoch)
-        self._journal = (
-            JournalWriter(life.journals, Header(life.name, life.epoch, experiment.plain())) if life.journals else None
-        )
+        self._worker = assembly.worker_core(experiment, card, life.name, life.epoch)
+        self._controller = assembly.controller_core(experiment, card) if life.is_source else None
+        self._timers: Timers[tuple[str, Any, int]] = Timers()
         self._events: deque[tuple[CoreName, ev.Event]] = deque()
         self._calls: deque[tuple[Callable[[], None], Future[Any]]] = deque()
         self._payloads: dict[TaskKey, Tensor] = {}
         self._stopping = self._closed = False
+        self._journal: JournalWriter | None = None
+        with contextlib.ExitStack() as opened:
+            self._bell, self._rope = socket.socketpair()
+            for end in (self._bell, self._rope):
+                opened.callback(end.close)
+                end.setblocking(False)
+            if life.journals:
+                header = Header(life.name, life.epoch, experiment.plain())
+                self._journal = opened.enter_context(JournalWriter(life.journals, header))
+            encrypt = experiment.runtime.encrypt is not False  # "auto": secure unless told otherwise
+            self.links = Links(life.name, host, life.port, encrypt, self._bell.fileno())
+            opened.callback(self.links.close)
+            self._opened = opened.pop_all()
+        self.exchange = Exchange(
+            life.name, self.links, life.shapers(), self._features, self._timers, self.now, self._arrived, self._keep
+        )
         self._computer = Computer(runner, self._wake)
         self._thread = threading.Thread(target=self._run, name="node", daemon=True)
 
@@ -123,10 +128,11 @@ class Node:
                 for timer in self._timers.due(self.now()):
                     self._timer_due(timer)
                     self._handle_events()
-                self.links.wait(self._timers.wait_s(self.now(), _SLEEP_S))
+                rung = self.links.wait(self._timers.wait_s(self.now(), _SLEEP_S))
                 self._handle_events()  # a neighbour may have gone down
                 self._take_in_messages()
-                self._answer_bell()
+                if rung:
+                    self._answer_bell()
         except BaseException as error:  # whatever it is, the supervisor is told and ends the run
             self.failure = error
         finally:
@@ -137,12 +143,8 @@ class Node:
             return
         self._computer.stop(_STOP_S)
         self.tally.close(self.now())
-        self.links.close()
-        self._bell.close()
-        self._rope.close()
         try:
-            if self._journal:
-                self._journal.close()
+            self._opened.close()
         except JournalError as error:
             self.failure = self.failure or error
         self._closed = True
@@ -168,10 +170,7 @@ class Node:
             self._handle_events()
 
     def _answer_bell(self) -> None:
-        try:
-            self._bell.recv(4096)
-        except BlockingIOError:
-            return
+        self._bell.recv(4096)
         while self._computer.done:
             self._computed(self._computer.done.popleft())
             self._handle_events()
