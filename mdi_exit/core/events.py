@@ -36,6 +36,8 @@ class SegmentDone:
 
 @dataclass(frozen=True, slots=True)
 class SegmentFailed:
+    """The tasks could not be computed, and would not be again: a broken payload, a broken file."""
+
     k: int
     tasks: tuple[Task, ...]
     reason: str
@@ -71,6 +73,8 @@ class TasksUndelivered:
 
 @dataclass(frozen=True, slots=True)
 class ReportReceived:
+    """A neighbour's gossip."""
+
     report: WorkerReport
 
 
@@ -83,6 +87,8 @@ class ResultsArrived:
 
 @dataclass(frozen=True, slots=True)
 class ResultsUndelivered:
+    """The way to that neighbour is known to be broken; the results are still ours."""
+
     neighbour: str
     results: tuple[Result, ...]
 
@@ -98,6 +104,8 @@ class ThresholdsReceived:
 
 @dataclass(frozen=True, slots=True)
 class RoutesChanged:
+    """Membership or topology changed; also the first thing a worker hears, which starts it."""
+
     routes: Routes
 
 
@@ -130,11 +138,15 @@ class DatumUnreadable:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
+    """A worker died, with whatever it held."""
+
     worker: str
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerJoined:
+    """A worker is there (again), with empty queues."""
+
     worker: str
 
 

@@ -1,21 +1,18 @@
 """Algorithms 1 and 2 of MDI-Exit: what one worker n does with its tasks.
 
 `WorkerCore.handle(event, now)` is the only way in. An event only *places* things; then two pull steps run,
-`_start_sends` (Algorithm 2: offloading) and `_start_compute` (Algorithm 1: processing and early exit). Which side a
-task waits on, what runs next and what a free link takes are the offloading policy's to say; whether a datum leaves at
-an exit is the exit policy's.
+`_start_sends` (Algorithm 2: offloading) and `_start_compute` (Algorithm 1: processing and early exit). Where a task
+waits, what runs next and what a free link takes is the offloading policy's to say; who exits, the exit policy's.
 
 Rules that no policy can break, so that nothing is lost and nobody idles:
 - a task whose segment is not hosted here waits to be sent; one that no neighbour could take waits to be computed;
 - a worker with nothing to compute takes runnable work back from its output queue (the liveness line of Algorithm 2);
-- a task leaves this worker's custody only when it was computed here or a neighbour acknowledged it;
-- completions are matched by (data_id, attempt, k); a task that was computed here once is not computed again.
+- a task leaves custody only when it was computed here or a neighbour acknowledged it, and is not computed here twice.
 """
 
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -23,11 +20,11 @@ from typing import Any
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.custody import Custody
-from mdi_exit.core.neighbour import Neighbour, Neighbourhood, Transfer
+from mdi_exit.core.gossip import Gossip
+from mdi_exit.core.neighbour import Neighbour, Neighbourhood
+from mdi_exit.core.relay import ResultRelay
 from mdi_exit.core.types import Arrival, Limits, Result, Side, Task, TaskKey, WorkerOptions, WorkerReport
 from mdi_exit.core.views import ExitPolicy, OffloadingPolicy, QueueView
-
-_HEARTBEAT_TICKS = 20  # an unchanged report is still sent every so many gossip periods, so that lost news is repaired
 
 
 class WorkerCore:
@@ -51,15 +48,17 @@ class WorkerCore:
         self.name, self.exits, self.hosted, self.is_source = name, exits, tuple(sorted(hosted)), is_source
         self.compute_delay_s = options.compute_delay_s
         self._tasks = Custody(exits, limits.finished_max)
+        self.input: QueueView = self._tasks.input  # I_n
+        self.output: QueueView = self._tasks.output  # O_n
+        self.either: QueueView = self._tasks.either
         self._neighbours = Neighbourhood(exits)
-        self._results: deque[Result] = deque(maxlen=limits.results_max)  # waiting for a way to the source
+        self._results = ResultRelay(self._neighbours, is_source, limits.results_max)
         self._thresholds, self._thresholds_version = thresholds, 0
         self._exit_policy, self._offloading, self._rng = exit_policy, offloading_policy, rng
         self._options, self._limits, self._epoch = options, limits, epoch
         self._transfers = epoch << 32  # numbers of hand-overs never repeat, also not after a restart
-        self._reports = self._ticks = 0
+        self._gossip = Gossip(name, epoch, exits)
         self._measured = False
-        self._told: tuple[int, ...] = ()
         self._effects: list[fx.WorkerEffect] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.TasksArrived: self._tasks_arrived,
@@ -67,7 +66,7 @@ class WorkerCore:
             ev.SegmentFailed: self._segment_failed,
             ev.TasksDelivered: self._tasks_delivered,
             ev.TasksRefused: self._tasks_refused,
-            ev.TasksUndelivered: self._tasks_undelivered,
+            ev.TasksUndelivered: self._not_delivered,
             ev.ReportReceived: self._report_received,
             ev.ResultsArrived: self._results_arrived,
             ev.ResultsUndelivered: self._results_undelivered,
@@ -77,10 +76,7 @@ class WorkerCore:
         }
 
     def handle(self, event: ev.WorkerEvent, now: float) -> list[fx.WorkerEffect]:
-        """Take in what happened at `now` (seconds since the run began) and return what to do about it.
-
-        `now` decides nothing yet: time reaches a worker as timers and as measured durations.
-        """
+        """Take in what happened at `now` (seconds since the run began) and return what to do about it."""
         self._effects = []
         self._handlers[type(event)](event)
         self._start_sends()
@@ -88,18 +84,6 @@ class WorkerCore:
         return self._effects
 
     # ---- what policies, the controller and tests may look at
-
-    @property
-    def input(self) -> QueueView:
-        return self._tasks.input
-
-    @property
-    def output(self) -> QueueView:
-        return self._tasks.output
-
-    @property
-    def either(self) -> QueueView:
-        return self._tasks.either
 
     @property
     def computing(self) -> int:
@@ -115,14 +99,13 @@ class WorkerCore:
 
     def observe(self) -> ev.SourceObserved:
         """Return the queue lengths the controller judges by."""
-        tasks = self._tasks
-        first = tasks.input.count(1) + tasks.output.count(1) + tasks.either.count(1)
-        return ev.SourceObserved(len(tasks.input) + len(tasks.either), len(tasks.output), first)
+        first = self.input.count(1) + self.output.count(1) + self.either.count(1)
+        return ev.SourceObserved(len(self.input) + len(self.either), len(self.output), first)
 
     @property
     def idle(self) -> bool:
         """Nothing is held: no task waiting, computing or being sent, no result waiting for a route."""
-        return not len(self._tasks) and not self._results
+        return not len(self._tasks) and not len(self._results)
 
     # ---- events
 
@@ -169,51 +152,45 @@ class WorkerCore:
                 self._take_custody(following, Arrival.CONTINUED)
         if event.k < self.exits:
             self._discard([(result.data_id, result.attempt, event.k + 1) for result in results])
-        self._route_results(results)
+        self._effects += self._results.route(results)
 
     def _segment_failed(self, event: ev.SegmentFailed) -> None:
         self._tasks.stop_computing(event.tasks)
         self._discard([task.key for task in event.tasks])
-        self._route_results([Result(t.data_id, t.attempt, t.k, -1, 0.0, event.reason) for t in event.tasks])
+        failed = [Result(t.data_id, t.attempt, t.k, -1, 0.0, event.reason) for t in event.tasks]
+        self._effects += self._results.route(failed)
 
     def _tasks_delivered(self, event: ev.TasksDelivered) -> None:
+        self._learn_from(event.report)
         neighbour, transfer = self._neighbours.end_transfer(event.neighbour, event.transfer_id)
-        if neighbour is None:
-            return
-        self._learn(neighbour, event.report)
-        if transfer is None:
+        if neighbour is None or transfer is None:
             return
         neighbour.quarantine_s = 0.0
         sample_s = event.duration_s / len(transfer.tasks)
         neighbour.transfer_delay_s = self._mean(neighbour.transfer_delay_s or sample_s, sample_s)
-        gone = self._tasks.delivered(transfer)
-        self._discard(gone)
+        self._discard(self._tasks.delivered(transfer))
         self._return([(order, task) for order, task in transfer.tasks if task.key in transfer.returned])
 
     def _tasks_refused(self, event: ev.TasksRefused) -> None:
-        neighbour, transfer = self._neighbours.end_transfer(event.neighbour, event.transfer_id)
-        if neighbour is not None:
-            self._learn(neighbour, event.report)
-            self._quarantine(neighbour)
-        self._return(transfer.tasks if transfer else [])
+        self._learn_from(event.report)
+        self._not_delivered(event)
 
-    def _tasks_undelivered(self, event: ev.TasksUndelivered) -> None:
+    def _not_delivered(self, event: ev.TasksRefused | ev.TasksUndelivered) -> None:
         neighbour, transfer = self._neighbours.end_transfer(event.neighbour, event.transfer_id)
         if neighbour is not None and transfer is not None:
             self._quarantine(neighbour)
-        self._return(transfer.tasks if transfer else [])
+            self._return(transfer.tasks)
 
     def _report_received(self, event: ev.ReportReceived) -> None:
-        if (neighbour := self._neighbours.get(event.report.worker)) is not None:
-            self._learn(neighbour, event.report)
+        self._learn_from(event.report)
 
     def _results_arrived(self, event: ev.ResultsArrived) -> None:
-        self._route_results(list(event.results))
+        self._effects += self._results.route(list(event.results))
 
     def _results_undelivered(self, event: ev.ResultsUndelivered) -> None:
         if (neighbour := self._neighbours.get(event.neighbour)) is not None:
             self._quarantine(neighbour)
-        self._route_results(list(event.results))
+        self._effects += self._results.route(list(event.results))
 
     def _thresholds_received(self, event: ev.ThresholdsReceived) -> None:
         if event.version <= self._thresholds_version:
@@ -231,24 +208,31 @@ class WorkerCore:
             self._effects.append(fx.SetTimer("gossip", self._options.gossip_s))
         for transfer in self._neighbours.replace(event.routes):
             self._return(transfer.tasks)
-        self._retry_results()
+        self._effects += self._results.retry()
 
     def _timer_fired(self, event: ev.TimerFired) -> None:
         verb, _, name = event.name.partition(" ")
         if verb == "gossip":
-            self._gossip()
+            self._tell_neighbours()
         elif (neighbour := self._neighbours.get(name)) is not None:
             if verb == "reconsider":
                 neighbour.declined = False
             else:
                 neighbour.quarantined = False
-                self._retry_results()
+                self._effects += self._results.retry()
+
+    def _tell_neighbours(self) -> None:
+        self._effects.append(fx.SetTimer("gossip", self._options.gossip_s))
+        if self._gossip.worth_telling(self._tasks, self._thresholds_version):
+            report = self._report()
+            for name in self._neighbours.routes.report_to:
+                self._effects.append(fx.SendReport(name, report))
 
     # ---- pull steps
 
     def _start_sends(self) -> None:
         """Algorithm 2: let every free link take what the policy gives it."""
-        if not (len(self._tasks.output) or len(self._tasks.either)):
+        if not (len(self.output) or len(self.either)):
             return
         free = [m for m in self._neighbours if m.accepts and not (m.declined or m.quarantined)]
         if len(free) > 1:
@@ -270,8 +254,7 @@ class WorkerCore:
 
     def _send(self, neighbour: Neighbour, k: int) -> None:
         self._transfers += 1
-        transfer: Transfer = self._tasks.start_sending(k, self._options.group_max)
-        neighbour.transfers[self._transfers] = transfer
+        transfer = neighbour.transfers[self._transfers] = self._tasks.start_sending(k, self._options.group_max)
         tasks = tuple(replace(task, hops=task.hops + 1) for _, task in transfer.tasks)
         self._effects.append(fx.SendTasks(neighbour.name, self._transfers, tasks))
 
@@ -281,14 +264,12 @@ class WorkerCore:
             return
         side, k = Side.INPUT, self._offloading.next_to_run(self)
         if k is None:
-            side, k = Side.OUTPUT, self._tasks.output.oldest(self.hosted)
-        elif not self._tasks.input.count(k):
+            side, k = Side.OUTPUT, self.output.oldest(self.hosted)
+        elif not self.input.count(k):
             side = Side.EITHER
         if k is not None:
             tasks = self._tasks.start_computing(side, k, self._options.group_max)
             self._effects.append(fx.RunSegment(k, tasks))
-
-    # ---- helpers
 
     def _mean(self, mean: float, sample: float) -> float:
         return mean + self._options.delay_weight * (sample - mean)
@@ -306,41 +287,14 @@ class WorkerCore:
             delay_s = neighbour.quarantine(self._limits)
             self._effects.append(fx.SetTimer(f"quarantine {neighbour.name}", delay_s))
 
-    def _learn(self, neighbour: Neighbour, report: WorkerReport) -> None:
-        if neighbour.learn(report) and report.thresholds_version < self._thresholds_version:
+    def _learn_from(self, report: WorkerReport) -> None:
+        if (neighbour := self._neighbours.get(report.worker)) is None or not neighbour.learn(report):
+            return
+        if report.thresholds_version < self._thresholds_version:
             self._tell_thresholds(neighbour)
 
     def _tell_thresholds(self, neighbour: Neighbour) -> None:
         self._effects.append(fx.SendThresholds(neighbour.name, self._thresholds_version, self._thresholds))
 
     def _report(self) -> WorkerReport:
-        self._reports += 1
-        tasks = self._tasks
-        waiting = tuple(tasks.input.count(k) + tasks.either.count(k) for k in range(1, self.exits + 1))
-        measured = (len(tasks.output), self.compute_delay_s)
-        return WorkerReport(self.name, self._reports, self._epoch, waiting, *measured, self._thresholds_version)
-
-    def _gossip(self) -> None:
-        self._effects.append(fx.SetTimer("gossip", self._options.gossip_s))
-        self._ticks += 1
-        state = (len(self.input), len(self.output), len(self.either), self._thresholds_version)
-        if state != self._told or self._ticks % _HEARTBEAT_TICKS == 0:
-            self._told = state
-            report = self._report()
-            for name in self._neighbours.routes.report_to:
-                self._effects.append(fx.SendReport(name, report))
-
-    def _route_results(self, results: list[Result]) -> None:
-        if not results:
-            return
-        if self.is_source:
-            self._effects.append(fx.DeliverResults(tuple(results)))
-        elif (name := self._neighbours.toward_source()) is not None:
-            self._effects.append(fx.SendResults(name, tuple(results)))
-        else:
-            self._results.extend(results)
-
-    def _retry_results(self) -> None:
-        waiting = list(self._results)
-        self._results.clear()
-        self._route_results(waiting)
+        return self._gossip.report(self._tasks, self.compute_delay_s, self._thresholds_version)

@@ -1,0 +1,31 @@
+"""What a worker tells its neighbours of itself, and when."""
+
+from __future__ import annotations
+
+from mdi_exit.core.custody import Custody
+from mdi_exit.core.types import WorkerReport
+
+_HEARTBEAT_TICKS = 20  # an unchanged report is still sent every so many gossip periods, so that lost news is repaired
+
+
+class Gossip:
+    """Makes a worker's reports, numbered, and says which are worth sending."""
+
+    def __init__(self, name: str, epoch: int, exits: int) -> None:
+        self._name, self._epoch, self._exits = name, epoch, exits
+        self._reports = self._ticks = 0
+        self._told: tuple[int, ...] = ()
+
+    def report(self, tasks: Custody, compute_delay_s: float, thresholds_version: int) -> WorkerReport:
+        """Describe the worker as it stands."""
+        self._reports += 1
+        waiting = tuple(tasks.input.count(k) + tasks.either.count(k) for k in range(1, self._exits + 1))
+        measured = (len(tasks.output), compute_delay_s, thresholds_version)
+        return WorkerReport(self._name, self._reports, self._epoch, waiting, *measured)
+
+    def worth_telling(self, tasks: Custody, thresholds_version: int) -> bool:
+        """Say, once per gossip period, whether anything changed or a heartbeat is due."""
+        self._ticks += 1
+        state = (len(tasks.input), len(tasks.output), len(tasks.either), thresholds_version)
+        changed, self._told = state != self._told, state
+        return changed or self._ticks % _HEARTBEAT_TICKS == 0
