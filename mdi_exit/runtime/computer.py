@@ -1,4 +1,9 @@
-"""The thread that computes: one group of tasks at a time, while the node's loop goes on talking to neighbours."""
+"""Compute one group of tasks at a time: in a thread of its own, so that the node's loop goes on talking to neighbours,
+or, when the segment is done sooner than that pays, in the loop itself.
+
+Handing work to another thread and being woken by it costs 0.1 to 0.2 ms of processor time on the machines this was
+measured on, and a fifth of MobileNetV2 at 32x32 takes 0.4 ms. Neighbours can wait that long for an answer.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,10 @@ from mdi_exit.compute import ComputeError, SegmentRunner
 from mdi_exit.core.types import ExitReading, Task
 from mdi_exit.wire import Tensor
 
+_SHORT_S = 0.002  # a segment that took no longer last time is computed in the loop
+
+_Job = tuple[int, tuple[Task, ...], list[Tensor]]
+
 
 @dataclass(frozen=True, slots=True)
 class Computed:
@@ -29,18 +38,41 @@ class Computed:
 
 
 class Computer:
-    """Runs segments in a thread of its own; `done` holds what has ended, `wake` is called when something was added."""
+    """Runs segments. `collect` gives what has ended; `wake` is called when the thread has something to collect."""
 
     def __init__(self, runner: SegmentRunner, wake: Callable[[], None]) -> None:
-        self.done: deque[Computed | BaseException] = deque()  # an exception is a bug of ours
         self._runner, self._wake = runner, wake
-        self._jobs: queue.SimpleQueue[tuple[int, tuple[Task, ...], list[Tensor]] | None] = queue.SimpleQueue()
+        self._took_s: dict[int, float] = {}  # by segment: how long it took last
+        self._next: _Job | None = None  # to be computed in the loop
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._done: deque[Computed | BaseException] = deque()
         self._thread = threading.Thread(target=self._work, name="compute", daemon=True)
         self._thread.start()
 
+    @property
+    def busy_here(self) -> bool:
+        """`collect` has something to compute, so do not sleep."""
+        return self._next is not None
+
     def submit(self, k: int, tasks: tuple[Task, ...], payloads: list[Tensor]) -> None:
         """Compute segment k on these; the core never asks for two groups at once."""
-        self._jobs.put((k, tasks, payloads))
+        job = (k, tasks, payloads)
+        if self._took_s.get(k, _SHORT_S) < _SHORT_S:
+            self._next = job
+        else:
+            self._jobs.put(job)
+
+    def collect(self) -> Computed | None:
+        """Return a group that has ended, or None; raises whatever bug ended the thread's work."""
+        if self._next is not None:
+            job, self._next = self._next, None
+            return self._compute(*job)
+        if not self._done:
+            return None
+        done = self._done.popleft()
+        if isinstance(done, BaseException):
+            raise done
+        return done
 
     def stop(self, within_s: float) -> None:
         """End the thread after the group it is at; one that takes longer is left to die with the process."""
@@ -50,9 +82,9 @@ class Computer:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             try:
-                self.done.append(self._compute(*job))
+                self._done.append(self._compute(*job))
             except BaseException as error:  # the loop raises it: a bug must end the run and not just this thread
-                self.done.append(error)
+                self._done.append(error)
             self._wake()
 
     def _compute(self, k: int, tasks: tuple[Task, ...], payloads: list[Tensor]) -> Computed:
@@ -62,4 +94,5 @@ class Computer:
             readings, features = self._runner.run(k, batch)
         except ComputeError as error:
             return Computed(k, tasks, (), None, time.monotonic() - started_s, str(error))
-        return Computed(k, tasks, tuple(readings), features, time.monotonic() - started_s)
+        self._took_s[k] = duration_s = time.monotonic() - started_s
+        return Computed(k, tasks, tuple(readings), features, duration_s)

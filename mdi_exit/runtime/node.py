@@ -128,11 +128,15 @@ class Node:
                 for timer in self._timers.due(self.now()):
                     self._timer_due(timer)
                     self._handle_events()
-                rung = self.links.wait(self._timers.wait_s(self.now(), _SLEEP_S))
+                sleep_s = 0.0 if self._computer.busy_here else self._timers.wait_s(self.now(), _SLEEP_S)
+                rung = self.links.wait(sleep_s)
                 self._handle_events()  # a neighbour may have gone down
                 self._take_in_messages()
                 if rung:
                     self._answer_bell()
+                if (computed := self._computer.collect()) is not None:
+                    self._computed(computed)
+                    self._handle_events()
         except BaseException as error:  # whatever it is, the supervisor is told and ends the run
             self.failure = error
         finally:
@@ -171,9 +175,6 @@ class Node:
 
     def _answer_bell(self) -> None:
         self._bell.recv(4096)
-        while self._computer.done:
-            self._computed(self._computer.done.popleft())
-            self._handle_events()
         while self._calls:
             self._calls.popleft()[0]()
             self._handle_events()
@@ -217,9 +218,7 @@ class Node:
         for task, tensor in zip(tasks, tensors, strict=True):
             self._payloads[task.key] = tensor
 
-    def _computed(self, done: Computed | BaseException) -> None:
-        if isinstance(done, BaseException):
-            raise done
+    def _computed(self, done: Computed) -> None:
         if done.reason:
             self._arrived(ev.SegmentFailed(done.k, done.tasks, done.reason))
             return
