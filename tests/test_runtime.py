@@ -211,9 +211,12 @@ def test_a_killed_worker_loses_nothing_and_comes_back(cluster: Cluster, tmp_path
 
 
 def test_the_source_s_death_ends_the_run_in_one_line(cluster: Cluster) -> None:
+    killed: list[int] = []
+
     def kill(progress: Progress) -> None:
-        if progress.source is not None:
-            os.kill(progress.pids["n1"], signal.SIGKILL)
+        if progress.source is not None and not killed:
+            killed.append(progress.pids["n1"])
+            os.kill(killed[0], signal.SIGKILL)
 
     experiment = load_experiment(None, {"topology": "2-node", "duration_s": 60.0, **BUSY})
     with pytest.raises(RunAborted, match=r"^n1: the source's process died[^\n]*$"):
@@ -253,15 +256,14 @@ def test_a_second_cluster_in_one_process_is_refused(cluster: Cluster) -> None:
 # ---- what is left behind: a process of its own, because it is to be ended
 
 PROGRAM = """
-import sys
+import dataclasses, sys
 from mdi_exit.config import load_experiment
 from mdi_exit.report import build_report
 from mdi_exit.runtime import local_cluster
 
-duration_s, rate_per_s = float(sys.argv[1]), 50
 experiment = load_experiment(None, {
-    "topology": "3-node-mesh", "duration_s": duration_s, "devices": "jetson-nano",
-    "admission": "always", "arrivals": {"rule": "poisson", "rate_per_s": rate_per_s}})
+    "topology": "3-node-mesh", "devices": "jetson-nano",
+    "admission": "always", "arrivals": {"rule": "poisson", "rate_per_s": 50}})
 
 def tell(progress):
     done = progress.source.source.outcomes["completed"] if progress.source else 0
@@ -269,9 +271,10 @@ def tell(progress):
 
 try:
     with local_cluster() as cluster:
-        record = cluster.run(experiment, tell)
-    report = build_report(experiment, record.card, record.tallies, record.facts, "test", "ray")
-    print("report", record.interrupted, report["completed"], report["offered"], flush=True)
+        for duration_s in map(float, sys.argv[1:]):
+            record = cluster.run(dataclasses.replace(experiment, duration_s=duration_s), tell)
+            report = build_report(experiment, record.card, record.tallies, record.facts, "test", "ray")
+            print("report", record.interrupted, report["completed"], report["offered"], flush=True)
 except KeyboardInterrupt:
     print("nothing to report", flush=True)
 """
@@ -315,13 +318,13 @@ class Program:
 
 
 @pytest.fixture
-def program() -> Iterator[Callable[[float], Program]]:
+def program() -> Iterator[Callable[..., Program]]:
     scratch = Path(tempfile.mkdtemp(prefix="mx"))  # short: Ray's sockets lie below it
     started: list[Program] = []
 
-    def start(duration_s: float) -> Program:
+    def start(*durations_s: float) -> Program:
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(duration_s)],
+            [sys.executable, "-c", PROGRAM, *map(str, durations_s)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -347,20 +350,14 @@ def is_running(words: list[str]) -> bool:
     return words[0] == "run" and int(words[1]) > 0 and len(words) == 5
 
 
-def test_a_run_that_ends_by_itself_leaves_nothing(program: Callable[[float], Program]) -> None:
-    one = program(1.5)
-    one.until(is_running)
-    one.remember()
-    _, interrupted, completed, offered = one.until(lambda words: words[0] == "report")
-    assert interrupted == "False" and int(completed) == int(offered) > 0
-    one.nothing_is_left()
-
-
-@pytest.mark.parametrize("times", [1, 2])
-def test_an_interrupted_run_reports_what_it_has_and_leaves_nothing(
-    program: Callable[[float], Program], times: int
+@pytest.mark.parametrize(("durations_s", "times"), [([600.0], 1), ([1.0, 600.0], 2)])
+def test_a_run_that_ends_and_one_that_is_interrupted_report_what_they_have_and_leave_nothing(
+    program: Callable[..., Program], durations_s: list[float], times: int
 ) -> None:
-    one = program(600.0)
+    one = program(*durations_s)
+    if len(durations_s) > 1:
+        _, interrupted, completed, offered = one.until(lambda words: words[0] == "report")
+        assert interrupted == "False" and int(completed) == int(offered) > 0
     one.until(is_running)
     one.remember()
     for _ in range(times):
@@ -370,7 +367,7 @@ def test_an_interrupted_run_reports_what_it_has_and_leaves_nothing(
     one.nothing_is_left()
 
 
-def test_a_termination_while_everything_is_being_started_leaves_nothing(program: Callable[[float], Program]) -> None:
+def test_a_termination_while_everything_is_being_started_leaves_nothing(program: Callable[..., Program]) -> None:
     one = program(600.0)
     one.until(lambda words: words[0] == "start")
     one.remember()
