@@ -1,18 +1,21 @@
 """At a given rate: the thresholds with which it is possible, and the accuracy they give on a trace.
 
-Raising any threshold lets more data go on, so it never raises the bound: what is possible with a common threshold is
-an interval, and so is what is possible with one exit's while the others stay. Accuracy may well peak inside of it.
+While results travel free, the bound never rises when more data go on, hence not when a threshold is raised: what is
+possible with a common threshold is an interval, and so is what is possible with one exit's while the others stay.
+Accuracy may well peak inside of it. (When results take room on links, a datum that leaves late may leave nearer to
+the source; the searches then still return what is possible, if not surely the highest.)
 
 With a threshold per exit (reconstructed from nothing; policies.md reports 0 to 0.5 point gained): Lagrangian optimal
 stopping on the trace, exit by exit, where the bound's prices say what a segment costs, over a range of weights of
-cost against accuracy; then coordinate ascent. It starts from the best common threshold and keeps what is better and
-possible, so it is never worse; it does not claim to be the best there is. Thresholds that are the best of one trace
-flatter themselves on it, the more the shorter it is.
+cost against accuracy; then coordinate ascent; then one exit for another, since the prices hold only nearby. It starts
+from the best common threshold and keeps what is better and possible, so it is never worse; it does not claim to be
+the best there is. Thresholds that are the best of one trace flatter themselves on it, the more the shorter it is.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -26,6 +29,7 @@ LOWEST = 0.01  # an experiment's thresholds are above 0; that low, all that is s
 _GRID = 500  # common thresholds whose accuracy is looked at, twice: over the whole interval, then around the best
 _WEIGHTS = 12  # halvings of the interval of a cost's weight
 _WEIGHT_RANGE = (1e-3, 10.0)  # accuracy given up for the whole capacity one datum may take
+_EXCHANGES = 8  # thresholds of one exit that are tried, while another exit makes good for it
 _ROUNDS = 3  # times that prices are taken anew, and that all exits are gone through
 _TOLERANCE = 1e-9  # relative, of rates: a bound that was computed is possible
 _RARE = 0.02  # a segment that fewer data reach has no price of its own; it is priced as if so many reached it
@@ -64,7 +68,7 @@ def highest_common(problem: FluidProblem, trace: ExitTrace, rate_per_s: float, l
 
 
 def best_common(problem: FluidProblem, trace: ExitTrace, rate_per_s: float, lowest: float = LOWEST) -> FixedRate:
-    """The most accurate threshold up to `highest_common`; the lowest such. Raises RateError."""
+    """The most accurate threshold up to `highest_common`, of a grid that is refined. Raises RateError."""
     search = _Search(problem, trace, rate_per_s, lowest)
     return search.found(search.best_common())
 
@@ -74,7 +78,7 @@ def best_per_exit(problem: FluidProblem, trace: ExitTrace, rate_per_s: float, lo
     search = _Search(problem, trace, rate_per_s, lowest)
     best = search.best_common()
     for _ in range(_ROUNDS):
-        better = search.climbed(search.weighed(best))
+        better = search.exchanged(search.climbed(search.weighed(best)))
         if accuracy(trace, better) <= accuracy(trace, best):
             break
         best = better
@@ -92,6 +96,8 @@ class _Search:
         self._problem, self._trace, self._rate, self._lowest = problem, trace, rate_per_s, lowest
         self._confidence = trace.confidence.astype(np.float64)
         self._right = (trace.prediction == trace.label[:, None]).astype(np.float64)
+        self._yes: list[Array] = []  # shares of data that reach each exit with which the rate is, and is not, possible
+        self._no: list[Array] = []
         bound = self._bound((lowest,) * (trace.exits - 1))
         if bound.rate_per_s < rate_per_s * (1 - _TOLERANCE):
             raise RateError(
@@ -120,9 +126,9 @@ class _Search:
     def best_common(self) -> Thresholds:
         candidates = self.candidates()
         first, last = 0, self.last_possible(candidates)
-        best = first
+        best = last
         for _ in range(2):
-            places = np.unique(np.linspace(first, last, _GRID).round().astype(int)).tolist()
+            places = np.unique([*np.linspace(first, last, _GRID).round().astype(int), best]).tolist()
             scores = [accuracy(self._trace, (candidates[i],) * (self._trace.exits - 1)) for i in places]
             at = int(np.argmax(scores))
             best, first, last = places[at], places[max(at - 1, 0)], places[min(at + 1, len(places) - 1)]
@@ -158,6 +164,20 @@ class _Search:
                 break
         return best
 
+    def exchanged(self, start: Thresholds) -> Thresholds:
+        """One exit takes another threshold, and a second exit its most accurate possible one to that."""
+        best, free = start, np.zeros(self._trace.exits)
+        for j, k in itertools.permutations(range(len(start)), 2):
+            values, others = self.candidates(j), self.candidates(k)
+            for place in np.linspace(0, len(values) - 1, _EXCHANGES).round().astype(int).tolist():
+                moved = _with(best, j, values[place])
+                wished = _with(moved, k, self._best_at(k, moved, free, 1.0))
+                if self._better(best, wished) == best or not self._possible(_with(moved, k, self._lowest)):
+                    continue
+                limit = others[self.last_possible(others, moved, k)]
+                best = self._better(best, _with(moved, k, self._best_at(k, moved, free, limit)))
+        return best
+
     def _stopping(self, start: Thresholds, cost: Array) -> Thresholds:
         """From the last exit to the first, each takes the threshold that gains most, until none changes."""
         thresholds = start
@@ -186,14 +206,29 @@ class _Search:
 
     def _segment_cost(self, thresholds: Thresholds) -> Array:
         shares = tuple(max(share, _RARE) for share in continuation(self._trace, thresholds))
-        return optimum(dataclasses.replace(self._problem, continuation=shares)).segment_cost
+        try:
+            return optimum(dataclasses.replace(self._problem, continuation=shares)).segment_cost
+        except OptimumError:  # rare, because nobody can compute it
+            return self._bound(thresholds).segment_cost
 
     def _bound(self, thresholds: Thresholds) -> Optimum:
         shares = continuation(self._trace, thresholds)
         return optimum(dataclasses.replace(self._problem, continuation=shares))
 
     def _possible(self, thresholds: Thresholds) -> bool:
-        return self._bound(thresholds).rate_per_s >= self._rate * (1 - _TOLERANCE)
+        """Whether the rate is possible; solved only when no setting with more or fewer data at each exit tells."""
+        reach: Array = np.cumprod(np.array(continuation(self._trace, thresholds)))
+        if self._problem.result_s is None:
+            if any(np.all(reach <= known) for known in self._yes):
+                return True
+            if any(np.all(reach >= known) for known in self._no):
+                return False
+        try:
+            possible = self._bound(thresholds).rate_per_s >= self._rate * (1 - _TOLERANCE)
+        except OptimumError:  # data would come to a segment that none can compute
+            possible = False
+        (self._yes if possible else self._no).append(reach)
+        return possible
 
 
 def _with(thresholds: Thresholds, k: int, value: float) -> Thresholds:

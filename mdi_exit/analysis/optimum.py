@@ -1,6 +1,7 @@
 """The fluid bound: how many data per second could be admitted at best, and what stands in the way of more.
 
-`optimum` solves the linear programme of a `FluidProblem` with HiGHS and returns its prices with it.
+`optimum` solves the linear programme of a `FluidProblem` with HiGHS and returns its prices with it; `fixed_rate` asks
+it for the thresholds that a given rate allows.
 
 In the long run no policy does better, whatever its delays, as long as it does not choose the way of a datum by what
 earlier exits said of it (none of ours does). The bound says nothing of delay, and holds for one setting of thresholds;
