@@ -5,7 +5,7 @@ possible with a common threshold is an interval, and so is what is possible with
 Accuracy may well peak inside of it. (When results take room on links, a datum that leaves late may leave nearer to
 the source; the searches then still return what is possible, if not surely the highest.)
 
-With a threshold per exit (reconstructed from nothing; policies.md reports 0 to 0.5 point gained): Lagrangian optimal
+With a threshold per exit (reconstructed from nothing): Lagrangian optimal
 stopping on the trace, exit by exit, where the bound's prices say what a segment costs, over a range of weights of
 cost against accuracy; then coordinate ascent; then one exit for another, since the prices hold only nearby. It starts
 from the best common threshold and keeps what is better and possible, so it is never worse; it does not claim to be
