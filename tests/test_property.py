@@ -87,7 +87,7 @@ def drawn_world(seed: int, faults: bool) -> tuple[World, Watch, random.Random]:
         offloading=policies.OFFLOADING[draw.choice(RULES)](),
         admission=admission,
         arrivals=arrivals,
-        limits=Limits(deadline_s=20.0, attempts_max=8),
+        limits=Limits(deadline_s=20.0),
         options=options,
         observe=watch,
     )
@@ -105,6 +105,7 @@ def drain(world: World, watch: Watch) -> None:
     assert set(watch.outcomes.values()) <= {1}
     assert len(watch.outcomes) == watch.events["admitted"] + watch.kinds[Outcome.SHED]
     assert all(core.idle for core in world.workers.values())
+    assert not any(world._payloads[name] for name in world.workers), "a tensor is kept that nobody needs"
 
 
 @settings(max_examples=25)

@@ -18,14 +18,16 @@ from mdi_exit.core import events as ev
 from mdi_exit.core.types import Limits, Outcome, Result
 from mdi_exit.core.views import AdmissionPolicy, ArrivalProcess
 
-_CATCH_UP_S = 0.5  # how far behind its schedule a late driver may admit in a hurry; more is forgotten
+_CATCH_UP_S = 0.5  # how far behind its schedule a late driver may admit in a hurry
 
 
 @dataclass(slots=True)
 class _InFlight:
-    admitted_s: float
+    admitted_s: float  # or, when data come from outside, when it arrived
     attempt: int
+    failures: int  # missed deadlines and errors; a copy asked for because a worker died is nobody's failure
     deadline_s: float
+    worker_lost: bool = False  # the deadline was brought forward because a worker died
 
 
 class ControllerCore:
@@ -107,13 +109,18 @@ class ControllerCore:
 
     def _arrive(self) -> None:
         full = len(self._in_flight) >= self._limits.in_flight_max
-        if self._gaps is not None and (full or self.first_segment >= self._admission.queue_max):
-            # What arrives from outside cannot wait at the door: it is shed. A source that holds its data just waits.
-            self._effects.append(fx.Complete(self._offered, Outcome.SHED, 0, -1, 0.0, 0.0, 0, "the source was full"))
-            self._offered += 1
-        elif not full:
-            self._submit(self._offered, attempt=0, admitted_s=self._now)
-            self.first_segment += 1  # until the next observation
+        if self._gaps is None:  # a source that holds its data just waits
+            if not full:
+                self._submit(self._offered, _InFlight(self._now, attempt=0, failures=0, deadline_s=0.0))
+                self._offered += 1
+        else:  # what arrives from outside cannot wait at the door: it is shed
+            late = self._now - self._next_arrival_s > _CATCH_UP_S
+            if full or late or self.first_segment >= self._admission.queue_max:
+                reason = "the source was late" if late else "the source was full"
+                self._effects.append(fx.Complete(self._offered, Outcome.SHED, 0, -1, 0.0, 0.0, 0, reason))
+            else:
+                self._submit(self._offered, _InFlight(self._next_arrival_s, attempt=0, failures=0, deadline_s=0.0))
+                self.first_segment += 1  # until the next observation
             self._offered += 1
         if self._data_max is not None and self._offered >= self._data_max:
             self._open = False
@@ -125,7 +132,9 @@ class ControllerCore:
         if gap_s is None:  # a recorded trace has ended
             self._open = False
             return
-        self._next_arrival_s = max(self._next_arrival_s + gap_s, self._now - _CATCH_UP_S)
+        self._next_arrival_s += gap_s
+        if self._gaps is None:  # after a pause it does not flood itself
+            self._next_arrival_s = max(self._next_arrival_s, self._now - _CATCH_UP_S)
         self._effects.append(fx.SetTimer("arrival", max(0.0, self._next_arrival_s - self._now)))
 
     def _adapt(self) -> None:
@@ -147,11 +156,13 @@ class ControllerCore:
 
     # ---- the ledger
 
-    def _submit(self, data_id: int, attempt: int, admitted_s: float) -> None:
-        deadline_s = self._now + self._limits.deadline_s * 2**attempt
-        self._in_flight[data_id] = _InFlight(admitted_s, attempt, deadline_s)
-        self._effects.append(fx.Admit(data_id, attempt))
-        self._push_deadline(deadline_s, data_id)
+    def _submit(self, data_id: int, entry: _InFlight) -> None:
+        entry.deadline_s = self._now + self._limits.deadline_s * 2**entry.failures
+        entry.worker_lost = False
+        self._in_flight[data_id] = entry
+        self._effects.append(fx.Admit(data_id, entry.attempt))
+        heapq.heappush(self._deadlines, (entry.deadline_s, data_id))
+        self._arm_deadline()
 
     def _answered(self, result: Result) -> None:
         entry = self._in_flight.get(result.data_id)
@@ -164,23 +175,23 @@ class ControllerCore:
             done = (Outcome.COMPLETED, result.k, result.prediction, result.confidence, latency_s, attempts)
             self._effects.append(fx.Complete(result.data_id, *done))
         elif result.attempt == entry.attempt:
-            self._try_again(result.data_id, Outcome.FAILED, result.error)
+            self._failed(result.data_id, entry, Outcome.FAILED, result.error)
 
-    def _try_again(self, data_id: int, otherwise: Outcome, reason: str) -> None:
-        entry = self._in_flight[data_id]
-        if entry.attempt + 1 < self._limits.attempts_max:
-            self._submit(data_id, entry.attempt + 1, entry.admitted_s)
+    def _failed(self, data_id: int, entry: _InFlight, otherwise: Outcome, reason: str) -> None:
+        entry.failures += 1
+        if entry.failures < self._limits.attempts_max:
+            self._ask_again(data_id, entry)
         else:
             self._close(data_id, otherwise, reason)
+
+    def _ask_again(self, data_id: int, entry: _InFlight) -> None:
+        entry.attempt += 1
+        self._submit(data_id, entry)
 
     def _close(self, data_id: int, outcome: Outcome, reason: str) -> None:
         if (entry := self._in_flight.pop(data_id, None)) is not None:
             latency_s = self._now - entry.admitted_s
             self._effects.append(fx.Complete(data_id, outcome, 0, -1, 0.0, latency_s, entry.attempt + 1, reason))
-
-    def _push_deadline(self, deadline_s: float, data_id: int) -> None:
-        heapq.heappush(self._deadlines, (deadline_s, data_id))
-        self._arm_deadline()
 
     def _arm_deadline(self) -> None:
         """Set the timer for the next deadline, unless an earlier one is set.
@@ -198,8 +209,12 @@ class ControllerCore:
         while self._deadlines and self._deadlines[0][0] <= self._now:
             deadline_s, data_id = heapq.heappop(self._deadlines)
             entry = self._in_flight.get(data_id)
-            if entry is not None and entry.deadline_s == deadline_s:
-                self._try_again(data_id, Outcome.LOST, "no answer within any deadline")
+            if entry is None or entry.deadline_s != deadline_s:
+                continue
+            if entry.worker_lost:
+                self._ask_again(data_id, entry)
+            else:
+                self._failed(data_id, entry, Outcome.LOST, "no answer within any deadline")
         self._armed_s = math.inf
         self._arm_deadline()
 
@@ -210,7 +225,8 @@ class ControllerCore:
         """
         soon_s = self._now + self._limits.loss_grace_s
         for entry in self._in_flight.values():
-            entry.deadline_s = min(entry.deadline_s, soon_s)
+            if entry.deadline_s > soon_s:
+                entry.deadline_s, entry.worker_lost = soon_s, True
         self._deadlines = sorted((entry.deadline_s, data_id) for data_id, entry in self._in_flight.items())
         self._armed_s = math.inf
         self._arm_deadline()

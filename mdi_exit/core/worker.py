@@ -145,13 +145,13 @@ class WorkerCore:
         results: list[Result] = []
         for task, reading in zip(event.tasks, event.readings, strict=True):
             if task.k == self.exits or self._exit_policy.leaves(task.k, reading, self):
-                leaving = (task.data_id, task.attempt, task.k)
-                results.append(Result(*leaving, reading.prediction, reading.confidence))
+                results.append(Result(*task.key, reading.prediction, reading.confidence))
             else:
                 following = Task(task.data_id, task.attempt, task.k + 1, event.feature_bytes)
                 self._take_custody(following, Arrival.CONTINUED)
         if event.k < self.exits:
-            self._discard([(result.data_id, result.attempt, event.k + 1) for result in results])
+            gone = [(result.data_id, result.attempt, event.k + 1) for result in results]
+            self._discard([key for key in gone if key not in self._tasks])  # unless a copy came from elsewhere
         self._effects += self._results.route(results)
 
     def _segment_failed(self, event: ev.SegmentFailed) -> None:

@@ -17,7 +17,7 @@ from typing import cast
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.controller import ControllerCore
-from mdi_exit.core.types import ExitReading, Task
+from mdi_exit.core.types import ExitReading, Task, TaskKey
 from mdi_exit.core.worker import WorkerCore
 
 _HEADER_BYTES = 64  # a frame without a payload: an acknowledgement, a report, a result
@@ -82,6 +82,8 @@ class World:
         self._sequence = count()
         self._timers: dict[tuple[str, str], int] = {}  # (node or "controller", name) -> sequence of the valid one
         self._sent_s: dict[tuple[str, str, int], float] = {}  # hand-overs not yet acknowledged
+        # Which tensors a real driver would hold: needing one that was discarded is a bug of the core's.
+        self._payloads: dict[str, set[TaskKey]] = {name: set() for name in workers}
 
     # ---- running
 
@@ -112,6 +114,7 @@ class World:
     def crash(self, node: str) -> None:
         """Take a worker away with all it holds."""
         self.epochs[node] += 1
+        self._payloads[node].clear()
         del self.workers[node]
 
     def restart(self, node: str, core: WorkerCore) -> None:
@@ -125,6 +128,7 @@ class World:
                 self._handle(node, self.workers[self.source].observe())
             effects = list(self.controller.handle(cast(ev.ControllerEvent, event), self.now))
         elif node in self.workers:
+            self._keep_payloads(node, event)
             effects = list(self.workers[node].handle(cast(ev.WorkerEvent, event), self.now))
         else:
             return
@@ -132,13 +136,26 @@ class World:
         for effect in effects:
             self._perform(node, effect)
 
+    def _keep_payloads(self, node: str, event: ev.Event) -> None:
+        held = self._payloads[node]
+        if isinstance(event, ev.TasksArrived):
+            held.update(task.key for task in event.tasks)
+        elif isinstance(event, ev.SegmentDone):
+            held.difference_update(task.key for task in event.tasks)
+            if event.k < self.workers[node].exits:
+                held.update((task.data_id, task.attempt, task.k + 1) for task in event.tasks)
+
     # ---- effects
 
     def _perform(self, node: str, effect: fx.Effect) -> None:
+        if isinstance(effect, fx.RunSegment | fx.SendTasks):
+            assert all(task.key in self._payloads[node] for task in effect.tasks), f"{node} discarded what it needs"
         if isinstance(effect, fx.RunSegment):
             self._compute(node, effect)
         elif isinstance(effect, fx.SendTasks):
             self._send_tasks(node, effect)
+        elif isinstance(effect, fx.DiscardPayloads):
+            self._payloads[node].difference_update(effect.keys)
         elif isinstance(effect, fx.Acknowledge):
             self._transmit(node, effect.to, _HEADER_BYTES, _AcknowledgementArrived(node, effect))
         elif isinstance(effect, fx.SendResults):
