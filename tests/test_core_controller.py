@@ -61,6 +61,18 @@ class TestAdmission:
         core.handle(ev.SourceObserved(1, 0, 1), 0.2)
         assert only(fire(core, "arrival", 0.2), fx.Admit).data_id == 1
 
+    def test_arrivals_that_a_late_source_missed_are_offered_and_shed(self) -> None:
+        core, effects = controller(AlwaysAdmit(), ConstantArrivals(10)), []
+        for _ in range(20):  # the driver slept from 0 to 2 s; the timer then fires without delay until it caught up
+            effects += fire(core, "arrival", 2.05)
+        assert [e.reason for e in of(effects, fx.Complete)] == ["the source was late"] * 15
+        assert len(of(effects, fx.Admit)) == 5
+
+    def test_the_latency_of_what_arrives_counts_from_its_arrival(self) -> None:
+        core = controller(AlwaysAdmit(), ConstantArrivals(10))
+        fire(core, "arrival", 0.4)
+        assert abs(only(core.handle(answer(0), 0.5), fx.Complete).latency_s - 0.4) < 1e-9
+
     def test_what_is_in_flight_is_bounded(self) -> None:
         core = controller(in_flight_max=2)
         admitted = [bool(of(fire(core, "arrival", 0.1 * i), fx.Admit)) for i in range(1, 5)]
@@ -143,6 +155,14 @@ class TestOutcomes:
         assert timer(core.handle(ev.WorkerLost("b"), 1.0), "deadline") == 2.0
         core.handle(answer(1), 1.5)
         assert [e.data_id for e in of(fire(core, "deadline", 3.0), fx.Admit)] == [0, 2]
+
+    def test_deaths_of_workers_do_not_use_up_the_attempts(self) -> None:
+        core = controller(deadline_s=30.0, loss_grace_s=2.0, attempts_max=2)
+        fire(core, "arrival", 0.1)
+        for attempt in range(1, 7):
+            core.handle(ev.WorkerLost("b"), 10.0 * attempt)
+            assert only(fire(core, "deadline", 10.0 * attempt + 2), fx.Admit) == fx.Admit(0, attempt)
+        assert only(core.handle(answer(0, 3), 65.0), fx.Complete).outcome is Outcome.COMPLETED
 
     def test_what_is_left_when_the_drain_ends_is_lost_and_says_why(self) -> None:
         core = controller()

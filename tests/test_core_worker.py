@@ -68,6 +68,13 @@ class TestCustody:
         effects = core.handle(ev.TasksArrived((task(1),), "m", 5), 0.0)
         assert only(effects, fx.DiscardPayloads).keys == ((1, 0, 1),) and not of(effects, fx.RunSegment)
 
+    def test_the_tensor_of_a_copy_that_waits_here_is_kept_when_the_datum_exits(self) -> None:
+        core = worker("m", offloading=KEEP)
+        run = only(admit(core, 1), fx.RunSegment)
+        core.handle(ev.TasksArrived((task(1, k=2),), "m", 5), 0.0)
+        effects = done(core, run, SURE)
+        assert not of(effects, fx.DiscardPayloads) and only(effects, fx.RunSegment).k == 2
+
     def test_what_was_computed_is_remembered_for_a_bounded_number_of_tasks(self) -> None:
         core = worker("m", offloading=KEEP, limits=Limits(finished_max=2))
         for d in range(3):

@@ -87,7 +87,7 @@ def drawn_world(seed: int, faults: bool) -> tuple[World, Watch, random.Random]:
         offloading=policies.OFFLOADING[draw.choice(RULES)](),
         admission=admission,
         arrivals=arrivals,
-        limits=Limits(deadline_s=20.0),
+        limits=Limits(deadline_s=20.0, attempts_max=10),  # a fifth of all frames may vanish
         options=options,
         observe=watch,
     )
