@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from mdi_exit.runtime.signals import Interrupt
 
 # Nothing of ours goes through the object store but a tally now and then; less than 75 MB Ray refuses.
 _OBJECT_STORE_BYTES = 80_000_000
+_LISTENING_WITHIN_S = 5.0
 _LEFT_ALONE_S = 5.0  # how long Ray's processes may take to end by themselves
 _ENVIRONMENT = {
     # Said outright, because Ray's default differs between ways of starting it.
@@ -94,7 +96,8 @@ def local_cluster() -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def joined_cluster(address: str) -> Iterator[Cluster]:
-    """Use the cluster at `address` ("auto" for the one of this machine), which `ray up` or `ray start` has started."""
+    """Use the cluster at `address`, HOST:PORT, that `ray up` or `ray start` has started."""
+    _check_listening(address)
     _prepare_environment(_ENVIRONMENT)
     import ray
 
@@ -103,7 +106,7 @@ def joined_cluster(address: str) -> Iterator[Cluster]:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             first = str(error).strip().partition("\n")[0]
-            raise UserError(f"--address {address}: cannot join the Ray cluster ({first})") from error
+            raise UserError(f"Ray cluster {address}: cannot be joined ({first})") from error
         try:
             interrupt.take()
             yield Cluster(False, interrupt)
@@ -128,6 +131,17 @@ def _prepare_environment(wanted: dict[str, str]) -> None:
                 "Ray was imported before it could be told to start safely; import it inside `with local_cluster()`"
             )
     os.environ.update(missing)
+
+
+def _check_listening(address: str) -> None:
+    """Raise UserError when nobody listens at an address: Ray would find out in two minutes."""
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isdigit()):
+        raise UserError(f"Ray cluster {address!r}: allowed is HOST:PORT of its head, such as 192.168.1.10:6379")
+    try:
+        socket.create_connection((host, int(port)), _LISTENING_WITHIN_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"Ray cluster {address}: nobody answers there ({error}); is its head up?") from error
 
 
 def _end(processes: list[psutil.Process]) -> None:

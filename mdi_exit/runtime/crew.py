@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -119,7 +120,7 @@ class Crew:
                 self._asked_s[name] = now
                 self._calls.ask(self._actors[name].status.remote(), functools.partial(self._stands, name))
             elif now - self._asked_s[name] > LEASE_S:
-                self._asked_s[name] = now
+                self._asked_s[name] = math.inf  # once is enough
                 self.notes.append(f"{name} did not answer for {LEASE_S:.0f} s and was ended")
                 ray.kill(self._actors[name], no_restart=False)
 

@@ -13,7 +13,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Interrupt:
     """While entered, signals are counted: the first asks a run to end and say what it has, the second to hurry.
 
-    Nothing can be left half cleaned up by them. In another than the main thread it only counts nothing.
+    Nothing can be left half cleaned up by them. Only the main thread can be asked; in another, nothing changes.
     """
 
     def __init__(self) -> None:
