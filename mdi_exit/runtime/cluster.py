@@ -96,8 +96,9 @@ def local_cluster() -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def joined_cluster(address: str) -> Iterator[Cluster]:
-    """Use the cluster at `address`, HOST:PORT, that `ray up` or `ray start` has started."""
-    _check_listening(address)
+    """Use the cluster that `ray up` or `ray start` has started at `address`, HOST:PORT, or "auto" for this machine's."""
+    if address != "auto":
+        _check_listening(address)
     _prepare_environment(_ENVIRONMENT)
     import ray
 
@@ -137,7 +138,9 @@ def _check_listening(address: str) -> None:
     """Raise UserError when nobody listens at an address: Ray would find out in two minutes."""
     host, colon, port = address.rpartition(":")
     if not (colon and host and port.isdigit()):
-        raise UserError(f"Ray cluster {address!r}: allowed is HOST:PORT of its head, such as 192.168.1.10:6379")
+        raise UserError(
+            f"Ray cluster {address!r}: allowed are auto and HOST:PORT of its head, such as 192.168.1.10:6379"
+        )
     try:
         socket.create_connection((host, int(port)), _LISTENING_WITHIN_S).close()
     except (OSError, OverflowError) as error:

@@ -223,7 +223,7 @@ class Node:
             self._arrived(ev.SegmentFailed(done.k, done.tasks, done.reason))
             return
         for task in done.tasks:
-            del self._payloads[task.key]
+            self._payloads.pop(task.key, None)
         feature_bytes = 0
         if done.features is not None:
             feature_bytes = self._features.size_bytes(done.k)
