@@ -96,7 +96,7 @@ def local_cluster() -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def joined_cluster(address: str) -> Iterator[Cluster]:
-    """Use the cluster that `ray up` or `ray start` has started at `address`, HOST:PORT, or "auto" for this machine's."""
+    """Use the cluster that `ray up` or `ray start` has started: at HOST:PORT, or "auto" for the one of this machine."""
     if address != "auto":
         _check_listening(address)
     _prepare_environment(_ENVIRONMENT)
