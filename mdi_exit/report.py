@@ -192,6 +192,14 @@ def _before_any_decision(experiment: Experiment) -> RecordControl:
     return RecordControl(interarrival_s, sum(thresholds) / len(thresholds) if thresholds else 1.0, 0, 0, 0)
 
 
+def settled(report: Report) -> Report:
+    """What a run arrived at: its second half where it had to find its rate, all of it where the rate was given.
+
+    A part of a run with a given rate may answer more than was asked of it, working off what waited before.
+    """
+    return report if report["arrivals"] else report["steady"] or report
+
+
 def _steady(source: SourceTally) -> Report | None:
     """The second half of the admission window, to the resolution of the series; None when that is too coarse."""
     if source.opened_s is None or source.closed_s is None:

@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mdi_exit.report import Report, settled
+
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000",
@@ -35,8 +37,6 @@ _STYLE: dict[Any, Any] = {  # which keys there are is for matplotlib's version t
     "svg.hashsalt": "mdi_exit",  # the same figure gives the same file
     "svg.fonttype": "none",
 }
-
-Report = Mapping[str, Any]
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -64,8 +64,8 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 def throughput_accuracy(reports: Mapping[str, Report], folder: Path) -> list[Path]:
     """Accuracy over throughput, a point per run, and beside it who left at which exit.
 
-    `reports` maps what each run is called to its report. The point is the second half of the run, when whatever is
-    adapted has settled, with the 95 % interval of its accuracy; the faint dots are stretches of the whole run.
+    `reports` maps what each run is called to its report. The point is what the run arrived at (`report.settled`), with
+    the 95 % interval of its accuracy; the faint dots are stretches of the whole run.
     """
     with style():
         figure = new_figure(10.5, 4.4)
@@ -74,7 +74,7 @@ def throughput_accuracy(reports: Mapping[str, Report], folder: Path) -> list[Pat
             left.plot(*_stretches(report), marker, color=colour, markersize=4, alpha=0.35, linestyle="none")
             _point(left, report, name, colour, marker)
         left.set(xlabel="throughput (images per second)", ylabel="accuracy of the answers (%)")
-        note = f"marks: settled, with 95 % interval; dots: {_SMOOTH_S:.0f} s each"
+        note = f"marks: the run, with 95 % interval; dots: {_SMOOTH_S:.0f} s each"
         left.set_title(f"Accuracy against throughput ({note})", loc="left", fontsize=10)
         left.set_xlim(left=0)
         left.margins(x=0.15, y=0.15)
@@ -86,11 +86,11 @@ def throughput_accuracy(reports: Mapping[str, Report], folder: Path) -> list[Pat
 
 def _point(axes: Axes, report: Report, name: str, colour: str, marker: str) -> None:
     """What the run settled at."""
-    settled = report["steady"] or report
-    rate, share = settled["throughput_per_s"], settled["accuracy"]
-    if share is None or not settled["completed"]:
+    arrived_at = settled(report)
+    rate, share = arrived_at["throughput_per_s"], arrived_at["accuracy"]
+    if share is None or not arrived_at["completed"]:
         return
-    error = 196 * math.sqrt(share * (1 - share) / settled["completed"])
+    error = 196 * math.sqrt(share * (1 - share) / arrived_at["completed"])
     axes.errorbar([rate], [100 * share], yerr=[error], color=colour, capsize=4, zorder=3)
     label = f"{name}: {rate:.0f}/s, {100 * share:.1f} %"
     axes.plot(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdi_exit.cli import session
 from mdi_exit.config import Experiment, load_experiment
-from mdi_exit.report import Report
+from mdi_exit.report import Report, settled
 
 if TYPE_CHECKING:
     from mdi_exit.runtime import Cluster
@@ -31,7 +31,7 @@ def run_demo(cluster: Cluster, experiment: Experiment, folder: Path) -> Report:
     rate_mode = session.carry_out(cluster, experiment, title, folder / "rate_mode")
     done = {"rate_mode": (held, rate_mode)}
     if not rate_mode["interrupted"]:
-        rate_per_s = max(1, round(_FASTER * (rate_mode["steady"] or rate_mode)["throughput_per_s"]))
+        rate_per_s = max(1, round(_FASTER * settled(rate_mode)["throughput_per_s"]))
         common: dict[str, Any] = {"name": "demo", "seed": experiment.seed, "duration_s": experiment.duration_s}
         second = load_experiment("find-threshold", {**common, "arrivals.rate_per_s": rate_per_s})
         forced = f"rate held at {rate_per_s}/s"
@@ -47,13 +47,14 @@ def in_words(report: Report) -> list[str]:
     """What happened, and what to try next: three lines for whoever sees this for the first time."""
     if "threshold_mode" not in report:
         return []
-    rate, threshold = (report[key]["steady"] or report[key] for key in ("rate_mode", "threshold_mode"))
+    rate, threshold = settled(report["rate_mode"]), settled(report["threshold_mode"])
+    mean = report["threshold_mode"]["threshold"]["mean"]
     sure = f"{100 * report['rate_mode']['thresholds'][0]:.0f} %"
     asked = 1 / report["threshold_mode"]["interarrival_s"]["final"]
     return [
         f"What happened: an image left at the first exit that was more than {sure} sure of it. Three devices then"
         f" sustained {rate['throughput_per_s']:.0f} images/s, {_percent(rate['accuracy'])} of the answers right.",
-        f"Asked for {asked:.0f}/s, they let images leave when {_percent(threshold['threshold'])} sure, on average:"
+        f"Asked for {asked:.0f}/s, they let images leave when {_percent(mean)} sure, on average:"
         f" {threshold['throughput_per_s']:.0f} images/s, {_percent(threshold['accuracy'])} right.",
         "Try next: mdi-exit run find-rate --set thresholds=0.95 (more right, fewer per second?), or the same with"
         " --set topology=5-node-mesh (faster?), or mdi-exit run without-exits.",
