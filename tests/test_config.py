@@ -311,7 +311,10 @@ REFUSALS = {
     ),
     "loss of all": ("links: {loss: 1.5}", "links.loss: is 1.5; allowed: below 1"),
     "a checkpoint that is missing": ("model: ./net", "/net: no such checkpoint ("),
-    "an unknown checkpoint": ("model: lenet", "model: lenet: no such checkpoint (lenet.safetensors is missing); bundled are: mobilenetv2-cifar10"),
+    "an unknown checkpoint": (
+        "model: lenet",
+        "model: lenet: no such checkpoint (lenet.safetensors is missing); bundled are: mobilenetv2-cifar10",
+    ),
     "a data set that is missing": ("dataset: ./images", "dataset: no such data set './images' ("),
     "an unknown data set": (
         "dataset: imagenet",
