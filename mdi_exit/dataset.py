@@ -8,7 +8,9 @@ it as failed and go on.
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -17,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mdi_exit import public_sets
 from mdi_exit.public_sets import DatasetError as DatasetError  # also this module's own error
@@ -30,6 +32,26 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "PPM")
 MEMBER_BYTES_MAX = 64 * 2**20
 # Reading every header of 50,000 members takes longer than decoding what a run needs; the rest is checked on access.
 HEADERS_CHECKED_MAX = 64
+_LYING = (5, 6, 7, 8)  # EXIF orientations in which height and width change places
+# What a decoder can trip over in damaged bytes. Some derive from Exception alone (zlib.error, struct.error), and some
+# look like mistakes of a program (IndexError, TypeError): they come of tables and headers that contradict themselves.
+_DECODING_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    UnidentifiedImageError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    Image.DecompressionBombError,
+    NotImplementedError,
+    RuntimeError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
 
 
 class UnreadableImage(DatasetError):
@@ -54,7 +76,7 @@ class _Folder:
 
     def size(self, name: str) -> tuple[int, int]:
         with Image.open(self.root / name, formats=FORMATS) as image:
-            return image.height, image.width
+            return _size(image)
 
     def pixels(self, name: str) -> Image.Image:
         with Image.open(self.root / name, formats=FORMATS) as image:
@@ -65,7 +87,7 @@ class _Zip:
     def __init__(self, path: Path) -> None:
         try:
             self.archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
+        except _DECODING_ERRORS as error:
             raise DatasetError(f"{path}: not a readable zip file ({error})") from error
         infos = {info.filename: info for info in self.archive.infolist() if not info.is_dir()}
         self.infos = {name: info for name, info in infos.items() if name.lower().endswith(SUFFIXES)}
@@ -79,15 +101,27 @@ class _Zip:
 
     def size(self, name: str) -> tuple[int, int]:
         with self._open(name) as image:
-            return image.height, image.width
+            return _size(image)
 
     def pixels(self, name: str) -> Image.Image:
         with self._open(name) as image:
             return _rgb(image)
 
 
+def _size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of the picture the right way up; cameras store it as they were held."""
+    turned = image.getexif().get(ExifTags.Base.Orientation) in _LYING
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    converted: Image.Image = image.convert("RGB")
+    """The picture the right way up, 8 bits per channel; raises ValueError where what is white is not known."""
+    upright: Image.Image = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):  # Pillow would clip to 255 and make nearly all of it white
+        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    if upright.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {upright.mode} have no known white; allowed are 8 or 16 bits per channel")
+    converted: Image.Image = upright.convert("RGB")
     return converted
 
 
@@ -107,20 +141,6 @@ def _class_of(members: Sequence[str], origin: str) -> list[str]:
             "such as cat/001.jpg"
         )
     return [p[0] for p in parts]
-
-
-# What can go wrong in decoding: zlib and struct errors surface from damaged members and headers.
-_DECODING_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    UnidentifiedImageError,
-    zipfile.BadZipFile,
-    Image.DecompressionBombError,
-    NotImplementedError,
-    RuntimeError,
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from mdi_exit import dataset, public_sets
 from mdi_exit.dataset import DatasetError, ImageDataset, UnreadableImage
@@ -140,6 +142,88 @@ def test_damage_inside_a_zip_is_an_unreadable_image(tmp_path: Path) -> None:
     data = ImageDataset.open(path)
     with pytest.raises(UnreadableImage, match=r"dog/noise\.png"):
         data.image(data.names.index("dog/noise.png"))
+
+
+def jpeg(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(seed).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, "JPEG", exif=Image.Exif())
+    return buffer.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore")  # the decoders' remarks on what they got over
+def test_whatever_is_damaged_in_a_zip_one_image_fails_and_no_more(tmp_path: Path) -> None:
+    """Seeded damage at any byte of any member, its header too: an image or UnreadableImage, never another error."""
+    whole = write_zip(tmp_path / "data.zip", {f"{'cat' if n % 2 else 'dog'}/{n}.jpg": jpeg(n) for n in range(4)})
+    content = whole.read_bytes()
+    directory = content.index(b"PK\x01\x02")
+    unreadable = 0
+    for seed in range(50):
+        random = np.random.default_rng(seed)
+        damaged = bytearray(content)
+        for at in random.integers(0, directory, 3):
+            damaged[at] = random.integers(0, 256)
+        path = tmp_path / f"{seed}.zip"
+        path.write_bytes(damaged)
+        data = ImageDataset.open(path, image_size=32)
+        for index in range(4):
+            try:
+                assert data.image(index).shape == (3, 32, 32)
+            except UnreadableImage as error:
+                assert data.names[index] in str(error)
+                unreadable += 1
+    assert 50 <= unreadable < 200
+
+
+@pytest.mark.parametrize("error", [zlib.error, struct.error, OverflowError, IndexError, KeyError, TypeError, EOFError])
+def test_what_a_decoder_trips_over_is_an_unreadable_image(
+    error: type[Exception], make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ImageDataset.open(make(MEMBERS))
+
+    def trip(*_: object, **__: object) -> None:
+        raise error("damaged")
+
+    monkeypatch.setattr(Image, "open", trip)
+    with pytest.raises(UnreadableImage, match=r"cat/a\.png cannot be decoded"):
+        data.image(0)
+
+
+def test_a_damaged_directory_of_a_zip_is_refused_or_read(tmp_path: Path) -> None:
+    content = write_zip(tmp_path / "data.zip", MEMBERS).read_bytes()
+    refused = 0
+    for at in range(content.index(b"PK\x01\x02"), len(content), 3):
+        path = tmp_path / "damaged.zip"
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
+        try:
+            ImageDataset.open(path, image_size=8)
+        except DatasetError:
+            refused += 1
+    assert refused > 5
+
+
+def test_16_bits_of_grey_are_scaled_and_unknown_whites_refused(make: Maker) -> None:
+    grey, real = io.BytesIO(), io.BytesIO()
+    Image.fromarray(np.full((8, 8), 0x8040, dtype=np.uint16)).save(grey, "PNG")
+    real.write(b"P5 8 8 65535\n" + bytes([0x80, 0x40] * 64))
+    data = ImageDataset.open(make({**MEMBERS, "cat/deep.png": grey.getvalue(), "dog/deep.ppm": real.getvalue()}))
+    assert data.image(data.names.index("cat/deep.png"))[:, 3, 3].tolist() == [0x80] * 3
+    with pytest.raises(UnreadableImage, match=r"dog/deep\.ppm.*mode I .*allowed are 8 or 16 bits"):
+        data.image(data.names.index("dog/deep.ppm"))
+
+
+def test_a_camera_held_upright_gives_an_upright_picture(make: Maker) -> None:
+    """Stored lying, with EXIF orientation 6 (a quarter turn): the left end of what is stored is the top."""
+    stored = np.zeros((16, 32, 3), dtype=np.uint8)
+    stored[:, :16] = 255
+    upright, buffer, exif = io.BytesIO(), io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(stored).save(buffer, "JPEG", exif=exif, quality=95)
+    Image.new("RGB", (16, 32)).save(upright, "PNG")
+    data = ImageDataset.open(make({"cat/camera.jpg": buffer.getvalue(), "cat/other.png": upright.getvalue()}))
+    assert (data.height, data.width) == (32, 16)
+    picture = data.image(0)
+    assert picture.shape == (3, 32, 16) and picture[:, :15].min() > 240 and picture[:, 17:].max() < 15
 
 
 def test_a_file_is_read_as_an_image_only_in_the_allowed_formats(make: Maker) -> None:
