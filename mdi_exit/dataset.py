@@ -31,7 +31,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "PPM")
 # A photograph is a few MB. What claims to be more is refused unread: a zip's member can inflate a thousandfold.
 MEMBER_BYTES_MAX = 64 * 2**20
 # Reading every header of 50,000 members takes longer than decoding what a run needs; the rest is checked on access.
-HEADERS_CHECKED_MAX = 64
+HEADERS_CHECKED_MAX = 1000
 _LYING = (5, 6, 7, 8)  # EXIF orientations in which height and width change places
 # What a decoder can trip over in damaged bytes. Some derive from Exception alone (zlib.error, struct.error), and some
 # look like mistakes of a program (IndexError, TypeError): they come of tables and headers that contradict themselves.
@@ -243,7 +243,7 @@ def _common_size(origin: str, images: Images, members: Sequence[str]) -> tuple[i
         elif size != first[1]:
             raise DatasetError(
                 f"{origin}: images of different sizes ({first[0]} is {first[1][0]}x{first[1][1]}, {member} is "
-                f"{size[0]}x{size[1]}); give an image size to resize them to"
+                f"{size[0]}x{size[1]}); allowed: one size for all, or resize: true (image_size in Python)"
             )
     if first is None:
         raise DatasetError(f"{origin}: none of the images looked at can be read; allowed are {', '.join(SUFFIXES)}")

@@ -191,6 +191,16 @@ def _no_classes(folder: Path) -> None:
     (folder / "bad.yaml").write_text("dataset: ./images\nduration_s: 1")
 
 
+def _mixed_sizes(folder: Path) -> None:
+    image(dataset(folder) / "dog" / "large.png", size=48)
+    (folder / "bad.yaml").write_text("dataset: ./images\nduration_s: 1")
+
+
+def _another_size(folder: Path) -> None:
+    image(folder / "images" / "cat" / "large.png", size=48)
+    (folder / "bad.yaml").write_text("dataset: ./images\nduration_s: 1")
+
+
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
@@ -199,6 +209,8 @@ def _no_classes(folder: Path) -> None:
         (_card_of_another_network, ("net.json", "temperatures", "5")),
         (_empty_data, ("images",)),
         (_no_classes, ("images", "loose.png")),
+        (_mixed_sizes, ("images", "cat/1.png is 32x32", "dog/large.png is 48x48", "resize: true")),
+        (_another_size, ("images are 48x48, the network takes 32x32; allowed: that size, or resize: true",)),
     ],
 )
 def test_wrong_files_are_refused_in_one_line(

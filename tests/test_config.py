@@ -51,7 +51,8 @@ def test_everything_defaulted_is_a_valid_run_on_the_bundled_network_and_sample(t
     experiment = load_experiment()
     assert (experiment.name, experiment.file, experiment.seed) == ("default", "", 0)
     assert Path(experiment.model).name == "mobilenetv2-cifar10.safetensors"
-    assert experiment.dataset == "sample"
+    assert (experiment.dataset, experiment.resize) == ("sample", False)
+    assert experiment.plain()["resize"] is False
     assert experiment.topology.workers == ("n1",)
     assert experiment.hosted == {"n1": (1, 2, 3, 4, 5)}
     assert experiment.devices == {"n1": None}

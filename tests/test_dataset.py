@@ -245,7 +245,7 @@ def test_a_member_that_inflates_too_far_is_not_read(tmp_path: Path, monkeypatch:
 
 def test_different_sizes_need_a_size(make: Maker) -> None:
     path = make({**MEMBERS, "dog/large.png": png((9, 9, 9), side=12)})
-    with pytest.raises(DatasetError, match=r"cat/a\.png is 8x8, dog/large\.png is 12x12.*give an image size"):
+    with pytest.raises(DatasetError, match=r"cat/a\.png is 8x8, dog/large\.png is 12x12.*resize: true"):
         ImageDataset.open(path)
     data = ImageDataset.open(path, image_size=10)
     assert data.arrays()[0].shape == (6, 3, 10, 10)

@@ -19,6 +19,7 @@ from mdi_exit.core import events as ev
 from mdi_exit.errors import UserError
 from mdi_exit.journal import journals, replay
 from mdi_exit.runtime.actor import WorkerProcess
+from mdi_exit.runtime.images import Images
 from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.node import Node
 
@@ -96,6 +97,22 @@ def test_an_image_that_cannot_be_read_fails_by_name_and_the_run_goes_on(
     assert source is not None
     assert (source.outcomes["completed"], source.outcomes["failed"]) == (12, 2), "7 images, each offered twice"
     assert all("cat/broken.png" in reason for reason in source.reasons["failed"])
+
+
+def test_images_of_other_sizes_are_resized_where_the_experiment_says_so(
+    alone: Callable[..., Node], prepared: PreparedNet, tmp_path: Path
+) -> None:
+    for name, size in (("cat", (64, 48)), ("dog", (32, 32))):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", size).save(tmp_path / name / "1.png")
+    with pytest.raises(UserError, match=r"cat/1\.png is 48x64, dog/1\.png is 32x32.*resize: true"):
+        Images(flood(dataset=str(tmp_path)), prepared.card)
+    (tmp_path / "dog" / "1.png").unlink()
+    with pytest.raises(UserError, match=r"images are 48x64, the network takes 32x32; allowed: that size, or resize"):
+        Images(flood(dataset=str(tmp_path)), prepared.card)
+    node = alone(flood(dataset=str(tmp_path), resize=True, data_max=6))
+    finish(node)
+    assert node.tally.source is not None and node.tally.source.outcomes["completed"] == 6
 
 
 def test_classes_that_the_network_does_not_know_are_refused(prepared: PreparedNet, tmp_path: Path) -> None:

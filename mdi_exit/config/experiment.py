@@ -50,6 +50,7 @@ class Experiment:
     seed: int
     model: str  # path of the checkpoint's weights; its card lies beside it
     dataset: str  # "sample", a public set's name, or a path
+    resize: bool  # images of another size than the network's are cropped to a square and resized; else refused
     topology: Topology
     hosted: Mapping[str, tuple[int, ...]]  # worker: the segments placed there
     devices: Mapping[str, DeviceProfile | None]  # worker: how it is paced, if it is
@@ -89,6 +90,7 @@ class Experiment:
             "seed": self.seed,
             "model": self.model,
             "dataset": self.dataset,
+            "resize": self.resize,
             "topology": self.topology.plain(),
             "hosted": {worker: list(segments) for worker, segments in self.hosted.items()},
             "devices": {worker: profile.name if profile else None for worker, profile in self.devices.items()},

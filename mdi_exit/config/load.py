@@ -103,6 +103,7 @@ def _resolve(spec: schema.ExperimentSpec, place: Place, base: Path, name: str) -
         seed=spec.seed,
         model=str(weights),
         dataset=_dataset(spec.dataset, place.at("dataset"), base),
+        resize=spec.resize,
         topology=topology,
         hosted=_hosted(spec.placement, topology, model, devices, limits, weights, place.at("placement")),
         devices=devices,

@@ -26,6 +26,7 @@ class ExperimentSpec(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     model: _Name = "mobilenetv2-cifar10"  # a checkpoint's path or bundled name
     dataset: _Name = "sample"  # a folder, a zip, "sample", or a public set's name
+    resize: bool = False  # whether images of another size than the network's are cropped and resized, or refused
     topology: _Name = "local"  # a file or a shipped name
     placement: Any = None  # all | auto | {worker: all | first-last | [segments]}; default: the topology's, or all
     devices: Any = None  # a profile for all | {worker: profile or {profile: ..., speed: ...} or null}

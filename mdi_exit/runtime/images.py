@@ -19,9 +19,19 @@ class Images:
     """The data set of an experiment, in the order of its seed. `label` may be asked for any datum."""
 
     def __init__(self, experiment: Experiment, card: Card) -> None:
-        """Open the data set without decoding anything; raises DatasetError, also for a class the network lacks."""
+        """Open the data set without decoding anything.
+
+        Raises DatasetError, also for a class that the network lacks, and unless the experiment says to resize them, for
+        images that are not all of the network's size: cropping is a choice, which changes what is measured.
+        """
         self._experiment = experiment
-        self._images = ImageDataset.open(experiment.dataset, card.model.image_size)
+        side = card.model.image_size
+        self._images = ImageDataset.open(experiment.dataset, side if experiment.resize else None)
+        if (self._images.height, self._images.width) != (side, side):
+            raise DatasetError(
+                f"{experiment.dataset}: images are {self._images.height}x{self._images.width}, the network takes "
+                f"{side}x{side}; allowed: that size, or resize: true"
+            )
         number = {name: index for index, name in enumerate(card.model.classes)}
         if unknown := [name for name in self._images.classes if name not in number]:
             known = ", ".join(card.model.classes[:12])
