@@ -5,6 +5,7 @@ Importing this imports neither torch nor ONNX Runtime; a worker that runs ONNX n
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ import numpy as np
 
 from mdi_exit.compute.base import ComputeError, SegmentRunner, readings
 from mdi_exit.compute.prepare import BACKENDS, PreparedNet, prepare
+
+# ONNX Runtime reports its use to its maker unless told otherwise, and is told when it is imported, which is after this.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["BACKENDS", "ComputeError", "PreparedNet", "SegmentRunner", "open_runner", "prepare", "readings"]
 

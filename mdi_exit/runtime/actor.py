@@ -76,8 +76,6 @@ class WorkerProcess:
     """One worker's process. `watch` needs a thread of its own."""
 
     def __init__(self) -> None:
-        # ONNX Runtime's builds of late report to their maker when they are loaded, and keep a file about it.
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         self._node: Node | None = None
         self._runner: SegmentRunner | None = None
 
