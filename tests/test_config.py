@@ -568,8 +568,31 @@ def test_a_path_in_a_setting_is_relative_to_where_one_is(tmp_path: Path, monkeyp
     experiment = load_experiment(path, {"topology": "one.yaml", "dataset": "./pictures"})
     assert experiment.topology.source == "z"
     assert Path(experiment.dataset) == tmp_path / "here" / "pictures"
-    with pytest.raises(ConfigError, match="no such data set 'pictures'"):
-        load_experiment(path, {"dataset": "pictures"})  # a bare word is a name, or lies beside the file
+    assert Path(load_experiment(path, {"dataset": "pictures"}).dataset) == tmp_path / "here" / "pictures"
+    (tmp_path / "here" / "sample").mkdir()
+    assert load_experiment(path, {"dataset": "sample"}).dataset == "sample"
+    with pytest.raises(ConfigError, match="no such data set 'paintings'"):
+        load_experiment(path, {"dataset": "paintings"})
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-test", "cifar10-train", "cifar100-test"])
+def test_a_public_set_is_named_with_or_without_its_part(name: str) -> None:
+    assert load_experiment(None, {"dataset": name}).dataset == name
+
+
+@pytest.mark.parametrize("name", ["cifar10-validation", "cifar11", "a" * 5000, "~nobody-of-this-name/images"])
+def test_what_is_no_public_set_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="no such data set"):
+        load_experiment(None, {"dataset": name})
+
+
+def test_a_data_set_is_found_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker on the other end of the file system opens what the experiment names."""
+    write(tmp_path, "dataset: pictures", "experiment.yaml")
+    (tmp_path / "pictures").mkdir()
+    monkeypatch.chdir(tmp_path)
+    experiment = load_experiment("experiment.yaml")
+    assert experiment.dataset == str(tmp_path / "pictures")
 
 
 # ---- devices and shipped files

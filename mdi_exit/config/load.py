@@ -83,10 +83,11 @@ def _override(content: Mapping[str, Any], dotted: str, value: Any, place: Place)
 
 def _from_here(dotted: str, value: Any) -> Any:
     """A path given as a setting, made independent of the file that it overrides."""
-    refers = any(dotted == key or dotted.startswith(f"{key}.") for key in _REFERENCES)
-    if refers and isinstance(value, str) and ("/" in value or Path(value).suffix) and Path(value).exists():
-        return str(Path(value).absolute())
-    return value
+    if not isinstance(value, str) or not any(dotted == key or dotted.startswith(f"{key}.") for key in _REFERENCES):
+        return value
+    # A folder of images is often one bare word; what else a bare word means is a name of something shipped.
+    bare = "/" not in value and not Path(value).suffix and dotted != "dataset"
+    return value if bare or value == SAMPLE or not _there(Path(value)) else str(Path(value).expanduser().absolute())
 
 
 def _resolve(spec: schema.ExperimentSpec, place: Place, base: Path, name: str) -> Experiment:
@@ -135,13 +136,21 @@ def _weights(reference: str, place: Place, base: Path) -> Path:
         raise place.refuse(str(error)) from error
 
 
+def _there(path: Path) -> bool:
+    try:
+        return path.expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long a name, a NUL in it, ~ of nobody
+        return False
+
+
 def _dataset(reference: str, place: Place, base: Path) -> str:
-    path = base / Path(reference).expanduser()
+    """What `ImageDataset.open` takes: a name, or an absolute path, for workers that were started elsewhere."""
+    path = (base / reference).absolute() if not reference.startswith("~") else Path(reference)
     if reference == SAMPLE:
         return reference
-    if path.exists():
-        return str(path)
-    if reference in public_sets.NAMES:
+    if _there(path):
+        return str(path.expanduser())
+    if public_sets.known(reference):
         return reference
     allowed = f"a folder or zip with one sub-folder per class, {SAMPLE}, {', '.join(public_sets.NAMES)}"
     raise place.refuse(f"no such data set {reference!r} ({path} is missing)", allowed)
