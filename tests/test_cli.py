@@ -324,10 +324,74 @@ def test_results_replace_older_ones_and_leave_other_files_alone(tmp_path: Path) 
     assert "--out file" in line and "allowed" in line
 
 
+_TRAINING = ["mobilenetv2-cifar10", "--data", "sample"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "find-rate"],
+        ["demo"],
+        ["topologies"],
+        ["train", "--data", "sample"],
+        ["calibrate", *_TRAINING, "--separate"],
+    ],
+    ids=lambda words: words[0],
+)
+@pytest.mark.parametrize("out", ["/proc", "/proc/results", "file/results"])
+def test_where_nothing_can_be_written_is_told_of_before_any_work(
+    arguments: list[str],
+    out: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The first line is the last one: nothing is read, and no cluster started, before it."""
+    (tmp_path / "file").write_text("")
+    done = here(*arguments, "--out", out, folder=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
+    line = refused(done)
+    assert done.stderr == line + "\n" and "--out" in line and "allowed: a folder" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("out", ["/proc/trace.npz", "/dev/null", "folder", "file/trace.npz"])
+def test_where_no_trace_can_be_written_is_told_of_before_any_work(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    done = here("trace", *_TRAINING, "--out", out, folder=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
+    assert done.stderr == refused(done) + "\n" and "--out" in done.stderr and "allowed: a f" in done.stderr
+
+
+def test_a_figure_that_the_disk_does_not_take_is_one_line_after_the_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_report(tmp_path / "results", record("find-rate", 1.0).report())
+    (tmp_path / "results" / "time-series.svg").symlink_to("/dev/full")
+    done = here("report", "results", folder=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
+    assert done.returncode == 2 and "Summary" in done.stdout and "Results in" not in done.stdout
+    assert done.stderr == "mdi-exit: results: cannot be written (No space left on device)\n"
+
+
 def in_a_terminal(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     """Start `mdi-exit` as a shell does: at the head of a process group, all of which Ctrl-C reaches."""
     program = [sys.executable, "-c", "from mdi_exit.cli import main; main()", *arguments]
     return subprocess.Popen(program, cwd=folder, stdout=-1, stderr=-1, text=True, start_new_session=True)
+
+
+def test_a_report_that_the_disk_does_not_take_is_one_line_after_the_tables(tmp_path: Path) -> None:
+    settings = ["--out", "results", "--set", "topology=2-node", "--set", "duration_s=3"]
+    with in_a_terminal("run", "find-rate", *settings, folder=tmp_path) as process:
+        assert process.stdout is not None and process.stderr is not None
+        for line in process.stderr:
+            if " answered" in line:
+                break
+        (tmp_path / "results" / "report.json").symlink_to("/dev/full")
+        shown, rest = process.communicate(timeout=60)
+    assert process.returncode == 2 and "Summary" in shown and "Results in" not in shown, (shown, rest)
+    assert rest.splitlines()[-1] == "mdi-exit: results/report.json: cannot be written (No space left on device)"
+    assert "Traceback" not in rest
 
 
 def test_ctrl_c_gives_the_report_of_the_part_that_was_done(tmp_path: Path) -> None:

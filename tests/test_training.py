@@ -430,6 +430,25 @@ def test_data_with_other_classes_are_refused(trained: Path, tmp_path: Path) -> N
     for verb in ("calibrate", "trace"):
         with pytest.raises(UserError, match=r"cats\.zip: its classes are cat, dog; the checkpoint's are blue, red"):
             invoke(verb, trained / "net" / "net", "--data", cats, "--out", tmp_path / "out.npz")
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_a_disk_that_is_full_ends_a_training_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "state.pt.part").symlink_to("/dev/full")
+    with pytest.raises(fit.TrainingError, match=r"^[^\n]*state\.pt\.part: cannot be written \([^\n]+$"):
+        run(settings(epochs=1), tmp_path / "state.pt")
+    assert not (tmp_path / "state.pt").exists()
+
+
+def test_a_trace_does_not_take_the_place_of_a_device_and_says_when_the_disk_is_full(
+    trained: Path, tmp_path: Path
+) -> None:
+    words = ("trace", trained / "net" / "net", "--data", trained / "test.zip", "--out")
+    with pytest.raises(UserError, match=r"--out /dev/full: is no file; allowed: "):
+        invoke(*words, "/dev/full")
+    (tmp_path / "full.npz.part").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"full\.npz(\.part)?: cannot be written \(No space left on device\)"):
+        invoke(*words, tmp_path / "full.npz")
 
 
 def test_trace_records_all_images_or_a_seeded_part(trained: Path, tmp_path: Path) -> None:

@@ -50,8 +50,7 @@ def run(
     session.check_files(loaded)
     with session.cluster(address) as cluster:
         content = session.carry_out(cluster, loaded, loaded.name, folder)
-    session.conclude(content, folder)
-    _show(content, folder, as_json, [])
+    _finish(content, folder, as_json, [])
 
 
 def demo(
@@ -68,7 +67,7 @@ def demo(
     session.check_files(experiment)
     with session.cluster() as cluster:
         content = tour.run_demo(cluster, experiment, out)
-    _show(content, out, as_json, tour.in_words(content))
+    _finish(content, out, as_json, tour.in_words(content))
 
 
 def report(
@@ -82,14 +81,22 @@ def report(
     from mdi_exit.cli import session, tour
 
     folder = folder if folder.is_dir() else folder.parent
+    session.show(content, as_json, tour.in_words(content))
     session.draw(content, folder)
-    session.show(content, folder, as_json, tour.in_words(content))
+    if not as_json:
+        session.show_files(folder)
 
 
-def _show(content: dict[str, Any], folder: Path, as_json: bool, words: list[str]) -> None:
-    """Print what came of it; an interrupted run ends as Ctrl-C does."""
+def _finish(content: dict[str, Any], folder: Path, as_json: bool, words: list[str]) -> None:
+    """Print what came of it, then write it down, in this order: a full disk must not take the figures with it.
+
+    An interrupted run ends as Ctrl-C does.
+    """
     from mdi_exit.cli import session
 
-    session.show(content, folder, as_json, words)
+    session.show(content, as_json, words)
+    session.conclude(content, folder)
+    if not as_json:
+        session.show_files(folder)
     if content["interrupted"]:
         raise typer.Exit(session.INTERRUPTED)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from mdi_exit import compute, journal
+from mdi_exit import compute, journal, outputs
 from mdi_exit.analysis import plots
 from mdi_exit.cli import tables
 from mdi_exit.cli.live import LiveDisplay
@@ -38,6 +38,7 @@ def prepare_folder(folder: Path) -> None:
 
     Raises UserError when it cannot be used.
     """
+    outputs.check_folder(folder)
     ours = [folder / FILE, *(folder / f"{name}.{kind}" for name in _FIGURES for kind in ("png", "svg"))]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,16 +91,17 @@ def carry_out(cluster: Cluster, experiment: Experiment, title: str, folder: Path
 
 
 def conclude(report: Report, folder: Path) -> None:
-    """Write the report and draw its figures."""
+    """Write the report and draw its figures; raises UserError where the disk does not take them."""
     write_report(folder, report)
     draw(report, folder)
 
 
 def draw(report: Report, folder: Path) -> None:
-    """Draw the figures of a report as it is in its file, rounded."""
+    """Draw the figures of a report as it is in its file, rounded; raises UserError as `conclude` does."""
     reports = parts(rounded(report))
-    plots.throughput_accuracy(reports, folder)
-    plots.time_series(reports, folder)
+    with outputs.writing(folder):
+        plots.throughput_accuracy(reports, folder)
+        plots.time_series(reports, folder)
 
 
 def parts(report: Report) -> dict[str, Report]:
@@ -117,15 +119,23 @@ def combine(reports: dict[str, tuple[str, Report]]) -> Report:
     return {**next(iter(runs.values())), **runs, _PARTS: called, "interrupted": interrupted}
 
 
-def show(report: Report, folder: Path, as_json: bool, words: list[str]) -> None:
+def show(report: Report, as_json: bool, words: list[str]) -> None:
     """Print a report's tables and some closing words, or the report itself, on standard output."""
     if as_json:
         print(json.dumps(rounded(report), indent=1, sort_keys=True, allow_nan=False))
         return
-    console = Console(highlight=False, markup=False)
-    console = console if console.is_terminal else plain_console()
+    console = _console()
     tables.show(parts(rounded(report)), console)
     for line in words:
         console.print(line, soft_wrap=True)
+
+
+def show_files(folder: Path) -> None:
+    """Say where everything is."""
     files = ", ".join([FILE, *(f"{name}.png" for name in _FIGURES)])
-    console.print(f"Results in {folder}: {files}", soft_wrap=True)
+    _console().print(f"Results in {folder}: {files}", soft_wrap=True)
+
+
+def _console() -> Console:
+    console = Console(highlight=False, markup=False)
+    return console if console.is_terminal else plain_console()

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from mdi_exit.errors import UserError
-
 if TYPE_CHECKING:  # at run time within the functions, so that no other command waits for these
     from rich.table import Table
 
@@ -34,11 +32,13 @@ def topologies(name: _Name = None, out: _Out = None) -> None:
     """List and draw topologies: who hears whom, where data enter, how far away each worker is."""
     from rich.console import Console
 
-    from mdi_exit import drawing
+    from mdi_exit import drawing, outputs
     from mdi_exit.topology_file import built_in, load
 
     console = Console(highlight=False)
     shown = [load(name)] if name is not None else [load(known) for known in built_in()]
+    if out is not None:
+        outputs.check_folder(out)
     if name is None:
         console.print(_overview(shown))
     else:
@@ -48,14 +48,12 @@ def topologies(name: _Name = None, out: _Out = None) -> None:
         console.print(_links(shown[0]))
     if out is None:
         return
-    try:
+    with outputs.writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out: {out} cannot be made ({error}); allowed: a folder") from error
-    for topology in shown:
-        drawing.as_picture(topology, out / f"{topology.name}.png")
-        plain = json.dumps(topology.plain(), indent=2) + "\n"
-        (out / f"{topology.name}.json").write_text(plain, encoding="utf-8")
+        for topology in shown:
+            drawing.as_picture(topology, out / f"{topology.name}.png")
+            plain = json.dumps(topology.plain(), indent=2) + "\n"
+            (out / f"{topology.name}.json").write_text(plain, encoding="utf-8")
     console.print(f"{len(shown)} drawn in {out}", markup=False, soft_wrap=True)
 
 

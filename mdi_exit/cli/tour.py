@@ -25,7 +25,8 @@ def first_experiment(seed: int, seconds: float) -> Experiment:
 
 
 def run_demo(cluster: Cluster, experiment: Experiment, folder: Path) -> Report:
-    """Run both modes and leave a report of both in the folder; of the first alone when it was interrupted."""
+    """Run both modes and return a report of both; of the first alone when it was interrupted. Journals, if any are
+    kept, are in the folder."""
     held = f"thresholds held at {experiment.thresholds[0]:.2f}"
     title = f"1 of 2, {held}: which rate can be sustained?"
     rate_mode = session.carry_out(cluster, experiment, title, folder / "rate_mode")
@@ -38,9 +39,7 @@ def run_demo(cluster: Cluster, experiment: Experiment, folder: Path) -> Report:
         title = f"2 of 2, {forced}: which threshold makes it possible?"
         threshold_mode = session.carry_out(cluster, second, title, folder / "threshold_mode", is_first=False)
         done["threshold_mode"] = (forced, threshold_mode)
-    report = session.combine(done)
-    session.conclude(report, folder)
-    return report
+    return session.combine(done)
 
 
 def in_words(report: Report) -> list[str]:

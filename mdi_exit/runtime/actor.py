@@ -151,8 +151,9 @@ class WorkerProcess:
             bytes_sent=sum(node.exchange.bytes_sent.values()),
             rss_bytes=psutil.Process().memory_info().rss,
             pace_missed=missed,
-            notes=tuple(
-                f"{node.life.name} dropped {n} bad messages of {m}, the last: {why}" for m, (n, why) in refused
+            notes=(
+                *(f"{node.life.name} dropped {n} bad messages of {m}, the last: {why}" for m, (n, why) in refused),
+                *([str(node.failure)] if node.failure is not None else []),  # the journal's end, lost in closing it
             ),
             journals=_carry_off(node.life),
         )

@@ -69,7 +69,7 @@ def run(experiment: Experiment, setting: Setting) -> RunRecord:
         card=prepared.card,
         tallies=crew.tallies(closed),
         facts={name: _facts(closed.get(name), crew.lives(name)) for name in experiment.topology.workers},
-        journals=_journals(closed, setting.folder) if experiment.runtime.journal else None,
+        journals=_journals(closed, setting.folder, crew.notes) if experiment.runtime.journal else None,
         notes=(*crew.notes, *(note for done in closed.values() for note in done.notes)),
         interrupted=not crew.finished,
         phases_s=phases.took_s,
@@ -158,14 +158,20 @@ def _journal_folder(folder: Path | None) -> Path | None:
     return None if folder is None else folder.absolute() / "journals"
 
 
-def _journals(closed: Mapping[str, Closed], folder: Path | None) -> Path | None:
-    """Write the journals that came from other machines; return where all are."""
+def _journals(closed: Mapping[str, Closed], folder: Path | None, notes: list[str]) -> Path | None:
+    """Write the journals that came from other machines; return where all are.
+
+    Where the disk does not take them the run's figures are worth having all the same: then a note says so.
+    """
     journals = _journal_folder(folder)
-    for done in closed.values():
-        for name, content in done.journals.items() if journals else ():
-            assert journals is not None
-            journals.mkdir(parents=True, exist_ok=True)
-            (journals / name).write_bytes(content)
+    try:
+        for done in closed.values():
+            for name, content in done.journals.items() if journals else ():
+                assert journals is not None
+                journals.mkdir(parents=True, exist_ok=True)
+                (journals / name).write_bytes(content)
+    except OSError as error:
+        notes.append(f"{journals}: journals cannot be written ({error.strerror})")
     return journals
 
 

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
+from mdi_exit import outputs
 from mdi_exit.errors import UserError
 from mdi_exit.models import checkpoint
 from mdi_exit.models.card import Card, Figures
@@ -48,6 +49,7 @@ class CalibrateOptions:
 def run_calibration(options: CalibrateOptions) -> Card:
     """Fit the temperatures and write the calibrated checkpoint, `calibration.json` and `reliability.png` to `out`."""
     device = console.prepare_device(options.device, options.threads)
+    outputs.check_folder(options.out)
     network, card = checkpoint.load(options.checkpoint)
     network.to(device)
     images, labels = _held_out(options, card)
@@ -58,18 +60,23 @@ def run_calibration(options: CalibrateOptions) -> Card:
     card = dataclasses.replace(card, validation=figures_of(card, words, logits, labels))
     if options.test is not None:
         card = measure_test(network, card, options.test, options.test_name)
+    console.print_card(card)
+    with outputs.writing(options.out):
+        _write(options, card)
+        plots.plot_reliability(logits, labels, temperatures, options.out / "reliability.png")
+    return card
+
+
+def _write(options: CalibrateOptions, card: Card) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     source = resolve(options.checkpoint)
     target = options.out / source.name
     if target.resolve() != source.resolve():
         shutil.copyfile(source, target)
     card.save(target.with_suffix(".json"))
-    summary = {"temperatures": temperatures, "validation": card.validation, "test": card.test}
+    summary = {"temperatures": card.temperatures, "validation": card.validation, "test": card.test}
     text = json.dumps(summary, indent=2, default=dataclasses.asdict)
     (options.out / "calibration.json").write_text(text + "\n", encoding="utf-8")
-    plots.plot_reliability(logits, labels, temperatures, options.out / "reliability.png")
-    console.print_card(card)
-    return card
 
 
 def fit_temperatures(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, ...]:

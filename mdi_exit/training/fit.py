@@ -215,7 +215,10 @@ def _store(run: _Run, path: Path, fingerprint: dict[str, Any]) -> None:
         "optimizer": run.optimizer.state_dict(),
     }
     temporary = path.with_name(path.name + ".part")
-    torch.save(state, temporary)
+    try:
+        torch.save(state, temporary)
+    except RuntimeError as error:  # torch's own writer does not raise OSError when the disk is full
+        raise TrainingError(f"{temporary}: cannot be written ({str(error).splitlines()[0]})") from error
     temporary.replace(path)
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mdi_exit import outputs
 from mdi_exit.models import checkpoint
 from mdi_exit.models.card import Card
 from mdi_exit.models.multi_exit import MultiExitNetwork
@@ -35,6 +36,7 @@ class TraceOptions:
 def run_trace(options: TraceOptions) -> ExitTrace:
     """Record the trace of a checkpoint on a data set, or on a random part of it, and write it to `out`."""
     device = console.prepare_device(options.device, options.threads)
+    outputs.check_file(options.out)
     network, card = checkpoint.load(options.checkpoint)
     images, labels, classes = console.load_arrays(options.data, card.model.image_size, "test")
     console.require_classes(card, classes, options.data)
@@ -44,7 +46,8 @@ def run_trace(options: TraceOptions) -> ExitTrace:
     with console.progress_bar() as bar:
         task = bar.add_task("recording", total=len(labels))
         trace = record(network.to(device), card, images, labels, lambda done: bar.update(task, completed=done))
-    trace.save(options.out)
+    with outputs.writing(options.out):
+        trace.save(options.out)
     shares = ", ".join(f"{100 * share:.2f} %" for share in trace.accuracy())
     print(f"{options.out}: {len(trace)} data, {trace.exits} exits, accuracy {shares}")
     return trace

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mdi_exit import outputs
 from mdi_exit.models import checkpoint
 from mdi_exit.models.card import BottleneckConfig, Card, CardError, ModelConfig
 from mdi_exit.models.multi_exit import MultiExitNetwork
@@ -60,6 +61,7 @@ def run_training(options: TrainOptions) -> Card:
     After every epoch `latest.safetensors` holds what there is so far, marked provisional.
     """
     device = console.prepare_device(options.device, options.threads)
+    outputs.check_folder(options.out)
     images, labels, classes = console.load_arrays(options.data, options.image_size, "train")
     chosen, held = stratified_split(labels, options.validation_share, options.seed)
     config = _training_config(options, images[chosen], classes)
@@ -75,11 +77,12 @@ def run_training(options: TrainOptions) -> Card:
         command=console.command_line(),
         machine=console.machine_in_words(device),
     )
-    options.out.mkdir(parents=True, exist_ok=True)
     validation = (images[held], labels[held])
-    average, history = _fit(options, config, card, (images[chosen], labels[chosen]), validation, device)
     path = options.out / options.name
-    checkpoint.save(path, average, dataclasses.replace(card, remarks=changes_of_plan(history)))
+    with outputs.writing(options.out):
+        options.out.mkdir(parents=True, exist_ok=True)
+        average, history = _fit(options, config, card, (images[chosen], labels[chosen]), validation, device)
+        checkpoint.save(path, average, dataclasses.replace(card, remarks=changes_of_plan(history)))
     network, card = checkpoint.load(path)
     network.to(device)
     logits = exit_logits(network, torch.from_numpy(validation[0]))
@@ -87,8 +90,9 @@ def run_training(options: TrainOptions) -> Card:
     card = dataclasses.replace(card, validation=figures_of(card, words, logits, validation[1]))
     if options.test is not None:
         card = measure_test(network, card, options.test, None)
-    card.save(path.with_name(path.name + ".json"))
     console.print_card(card)
+    with outputs.writing(options.out):
+        card.save(path.with_name(path.name + ".json"))
     return card
 
 
