@@ -425,6 +425,22 @@ def test_calibrate_refuses_data_whose_held_out_part_is_not_the_trainings(trained
     assert validation is not None and validation.images == 12
 
 
+def test_calibrate_refuses_other_images_of_the_same_number(trained: Path, tmp_path: Path) -> None:
+    """As many images of the same classes, in another order: the held-out part would be of what was trained on."""
+    net, other = trained / "net" / "net", write_images(tmp_path / "other.zip", 40, seed=9)
+    with pytest.raises(UserError, match=r"other\.zip: other images or labels than .*--separate") as error:
+        invoke("calibrate", net, "--data", other, "--out", tmp_path / "out")
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_calibrate_takes_a_card_from_before_cards_had_a_sum(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "net.safetensors").write_bytes((trained / "net" / "net.safetensors").read_bytes())
+    card = json.loads((trained / "net" / "net.json").read_text())
+    assert len(card.pop("data_sum")) == 17
+    (tmp_path / "net.json").write_text(json.dumps(card))
+    assert invoke("calibrate", tmp_path / "net", "--data", trained / "data.zip", "--out", tmp_path / "out") == 0
+
+
 def test_data_with_other_classes_are_refused(trained: Path, tmp_path: Path) -> None:
     cats = write_images(tmp_path / "cats.zip", 8, folders=("cat", "dog"))
     for verb in ("calibrate", "trace"):

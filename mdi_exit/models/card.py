@@ -95,6 +95,7 @@ class Card:
     weights_sha256: str = ""
     remarks: str = ""  # what the command alone does not tell
     provisional: bool = False  # made only to work against; a release must not ship it
+    data_sum: str = ""  # over all images and labels (training.split.data_sum); empty in cards from before there was one
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:

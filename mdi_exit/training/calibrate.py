@@ -25,7 +25,7 @@ from mdi_exit.models.files import resolve
 from mdi_exit.models.multi_exit import MultiExitNetwork
 from mdi_exit.training import console, plots
 from mdi_exit.training.evaluate import accuracies, calibration_errors, exit_logits
-from mdi_exit.training.split import stratified_split
+from mdi_exit.training.split import data_sum, stratified_split
 
 # exp(+-3): a temperature beyond 20 or below a twentieth means the exit has learnt nothing
 _LOG_TEMPERATURE_MAX = 3.0
@@ -132,6 +132,12 @@ def _held_out(options: CalibrateOptions, card: Card) -> tuple[NDArray[np.uint8],
         raise UserError(
             f"{options.data}: has {len(labels)} images, the checkpoint was trained on data with {card.data_images}; "
             "give the training data, whose held-out part is used, or --separate with other images"
+        )
+    if card.data_sum and card.data_sum != (found := data_sum(images, labels)):
+        raise UserError(
+            f"{options.data}: other images or labels than those that were split for the training (sum {found}, the "
+            f"card says {card.data_sum}), so what was held out cannot be told; give the training data, or --separate "
+            "with other images"
         )
     if options.seed is not None and options.seed != card.seed:
         raise UserError(f"--seed {options.seed}: the held-out part is that of the training's seed, {card.seed}")

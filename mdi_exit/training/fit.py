@@ -12,7 +12,6 @@ import json
 import math
 import pickle
 import time
-import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from mdi_exit.models.multi_exit import MultiExitNetwork
 from mdi_exit.training import optimise
 from mdi_exit.training.augment import augment
 from mdi_exit.training.evaluate import accuracies, exit_logits
+from mdi_exit.training.split import data_sum
 
 
 class TrainingError(UserError):
@@ -201,8 +201,7 @@ def _fingerprint(config: TrainingConfig, images: NDArray[np.uint8], labels: NDAr
     """What must be the same for a run to be continued, as plain JSON."""
     described = json.loads(json.dumps(dataclasses.asdict(config)))
     del described["epochs"]  # a run may be cut short or lengthened: the rest of the schedule is fitted to that
-    sums = "-".join(f"{zlib.crc32(np.ascontiguousarray(array).data):08x}" for array in (images, labels))
-    return {**described, "training_images": len(images), "training_images_sum": sums}
+    return {**described, "training_images": len(images), "training_images_sum": data_sum(images, labels)}
 
 
 def _store(run: _Run, path: Path, fingerprint: dict[str, Any]) -> None:

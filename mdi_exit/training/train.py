@@ -21,7 +21,7 @@ from mdi_exit.models.multi_exit import MultiExitNetwork
 from mdi_exit.training import console, fit, plots
 from mdi_exit.training.calibrate import figures_of, measure_test
 from mdi_exit.training.evaluate import exit_logits
-from mdi_exit.training.split import stratified_split
+from mdi_exit.training.split import data_sum, stratified_split
 
 STATE_FILE = "training-state.pt"
 
@@ -70,6 +70,7 @@ def run_training(options: TrainOptions) -> Card:
         seed=options.seed,
         data=options.data_name or Path(options.data).name,
         data_images=len(labels),
+        data_sum=data_sum(images, labels),
         split=f"{len(chosen)} images trained on, {len(held)} held out for validation, stratified by class",
         validation_share=options.validation_share,
         epochs=options.epochs,
