@@ -6,7 +6,6 @@ Without a network, put the archive into the cache folder (environment variable M
 
 from __future__ import annotations
 
-import os
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mdi_exit.cachefolder import CACHE_VARIABLE, cache_folder
 from mdi_exit.errors import UserError
 
-CACHE_VARIABLE = "MDI_EXIT_CACHE"
 PARTS = ("train", "test")
 _SIDE = 32
 
@@ -95,7 +94,7 @@ def fetch(name: str, part: str, cache: Path | None = None) -> PublicImages:
     split = _split(name)
     assert split is not None, name
     release = _RELEASES[split[0]]
-    folder = cache or Path(os.environ.get(CACHE_VARIABLE) or pooch.os_cache("mdi_exit"))
+    folder = cache or cache_folder()
     file_name = release.url.rpartition("/")[2]
     try:
         archive = pooch.retrieve(release.url, f"md5:{release.md5}", fname=file_name, path=folder)

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from mdi_exit.compute import ComputeError, PreparedNet, SegmentRunner, cache, open_runner, prepare, readings
+from mdi_exit.cachefolder import CACHE_VARIABLE
+from mdi_exit.compute import ComputeError, PreparedNet, SegmentRunner, open_runner, prepare, readings
 from mdi_exit.compute.export import ExportError, export_segments
 from mdi_exit.compute.onnx_runner import open_session
 from mdi_exit.compute.torch_runner import feature_shapes
@@ -289,7 +290,7 @@ def test_a_worker_that_runs_onnx_never_imports_torch(bundled: PreparedNet, cache
         "for k in range(1, 6): readings, batch = runner.run(k, batch)\n"
         "print(len(readings), batch, sorted({'torch', 'onnx', 'ray'} & set(sys.modules)))\n"
     )
-    environment = {**os.environ, cache.CACHE_VARIABLE: str(cache_root)}
+    environment = {**os.environ, CACHE_VARIABLE: str(cache_root)}
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("1 None []\n", "")

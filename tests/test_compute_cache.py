@@ -14,6 +14,7 @@ from typing import Any
 import onnx
 import pytest
 
+from mdi_exit.cachefolder import CACHE_VARIABLE, cache_folder
 from mdi_exit.compute import ComputeError, cache, open_runner, prepare
 
 from .networks import noise, save_untrained
@@ -95,7 +96,7 @@ class TestCache:
     def test_two_processes_may_export_at_once(self, tmp_path: Path, untrained: Path) -> None:
         code = "import sys; from mdi_exit.compute import prepare; print(prepare(sys.argv[1]).models[4])"
         command = [sys.executable, "-W", "error", "-c", code, str(untrained)]
-        environment = {**os.environ, cache.CACHE_VARIABLE: str(tmp_path)}
+        environment = {**os.environ, CACHE_VARIABLE: str(tmp_path)}
         both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
         said = [process.communicate()[0].strip() for process in both]
         assert [process.returncode for process in both] == [0, 0]
@@ -115,17 +116,17 @@ class TestCache:
 
     def test_a_cache_that_cannot_be_written_names_the_way_out(self, tmp_path: Path, untrained: Path) -> None:
         (tmp_path / "file").write_text("in the way")
-        with pytest.raises(ComputeError, match=f"cannot be kept there .*{cache.CACHE_VARIABLE}"):
+        with pytest.raises(ComputeError, match=f"cannot be kept there .*{CACHE_VARIABLE}"):
             prepare(untrained, cache_dir=tmp_path / "file")
 
     def test_its_place(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
-        monkeypatch.delenv(cache.CACHE_VARIABLE, raising=False)
+        monkeypatch.delenv(CACHE_VARIABLE, raising=False)
         for shared, wanted in ((None, ".cache"), ("relative", ".cache"), (str(tmp_path / "xdg"), "xdg")):
             if shared is None:
                 monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
             else:
                 monkeypatch.setenv("XDG_CACHE_HOME", shared)
-            assert cache.cache_dir() == tmp_path / wanted / "mdi-exit"
-        monkeypatch.setenv(cache.CACHE_VARIABLE, "~/own")
-        assert cache.cache_dir() == tmp_path / "own"
+            assert cache_folder() == tmp_path / wanted / "mdi-exit"
+        monkeypatch.setenv(CACHE_VARIABLE, "~/own")
+        assert cache_folder() == tmp_path / "own"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import struct
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from mdi_exit import dataset, public_sets
+from mdi_exit.cachefolder import CACHE_VARIABLE
 from mdi_exit.dataset import DatasetError, ImageDataset, UnreadableImage
 
 
@@ -297,11 +299,18 @@ def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return cache
 
 
-def test_a_public_set_is_read_from_the_cache_without_a_network(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_public_set_is_read_from_the_cache_without_a_network(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = ImageDataset.open("tiny", part="train", cache=release)
     assert data.classes == ("bird", "cat") and data.labels.tolist() == [1, 0]
     assert data.image(0)[:, 31, 31].tolist() == [10, 20, 30]
-    monkeypatch.setenv(public_sets.CACHE_VARIABLE, str(release))
+    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "shared"))
+    shutil.copytree(release, tmp_path / "shared" / "mdi-exit")  # where exported networks are kept, too
+    assert ImageDataset.open("tiny").labels.tolist() == [0]
+    shutil.rmtree(tmp_path / "shared")
+    monkeypatch.setenv(CACHE_VARIABLE, str(release))
     assert ImageDataset.open("tiny").labels.tolist() == [0]
     assert ImageDataset.open("tiny-train").labels.tolist() == [1, 0]
 

@@ -22,12 +22,14 @@ from typer.testing import CliRunner
 
 from mdi_exit.cli import learn
 from mdi_exit.errors import UserError
+from mdi_exit.machine import command_line
 from mdi_exit.models import checkpoint
 from mdi_exit.models.card import Card, CardError, ModelConfig
 from mdi_exit.models.files import resolve
 from mdi_exit.models.multi_exit import ExitHead, MultiExitNetwork, Normalize
+from mdi_exit.softmax import softmax
 from mdi_exit.trace import ExitTrace, TraceError
-from mdi_exit.training import calibrate, console, evaluate, fit, optimise, record
+from mdi_exit.training import calibrate, evaluate, fit, optimise, record
 from mdi_exit.training.augment import augment
 from mdi_exit.training.split import stratified_split
 from mdi_exit.training.train import changes_of_plan, parse_bottleneck
@@ -219,7 +221,7 @@ def honest_logits(count: int, classes: int = 4) -> tuple[NDArray[np.float32], ND
     """Logits whose softmax is the very distribution the labels are drawn from."""
     generator = np.random.default_rng(0)
     logits = generator.normal(0, 2, (count, classes))
-    shares = evaluate.probabilities(logits.astype(np.float32))
+    shares = softmax(logits.astype(np.float32))
     labels = (shares.cumsum(axis=1) < generator.random((count, 1))).sum(axis=1)
     return logits.astype(np.float32), np.minimum(labels, classes - 1).astype(np.int64)
 
@@ -512,4 +514,4 @@ def test_options_that_cannot_be_met_are_refused_in_one_line(
 
 def test_the_command_in_a_card_names_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/mdi-exit", "train", "--data", "/home/me/train.zip", "--lr", "0.1"])
-    assert console.command_line() == "mdi-exit train --data train.zip --lr 0.1"
+    assert command_line() == "mdi-exit train --data train.zip --lr 0.1"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mdi_exit.core.types import ExitReading
 from mdi_exit.errors import UserError
+from mdi_exit.softmax import entropy, log_softmax
 
 
 class ComputeError(UserError):
@@ -121,11 +122,7 @@ def readings(logits: NDArray[Any], temperature: float) -> list[ExitReading]:
     """
     if not np.isfinite(logits).all():
         raise ComputeError("the network's answer is not finite; the feature or the weights are damaged")
-    scaled = logits.astype(np.float64) / temperature
-    scaled -= scaled.max(axis=1, keepdims=True)
-    log_softmax = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
-    softmax = np.exp(log_softmax)
-    predictions = logits.argmax(axis=1)
-    entropies = np.maximum(-(softmax * log_softmax).sum(axis=1), 0.0)
-    rows = zip(softmax.max(axis=1).tolist(), predictions.tolist(), entropies.tolist(), strict=True)
-    return [ExitReading(confidence, prediction, entropy) for confidence, prediction, entropy in rows]
+    log_shares = log_softmax(logits, temperature)
+    confidences, predictions = np.exp(log_shares.max(axis=1)), logits.argmax(axis=1)
+    rows = zip(confidences.tolist(), predictions.tolist(), entropy(log_shares).tolist(), strict=True)
+    return [ExitReading(*row) for row in rows]

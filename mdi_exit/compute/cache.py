@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-CACHE_VARIABLE = "MDI_EXIT_CACHE"
 # A project has a handful of networks in use; the rest are checkpoints of trainings that went on. 32 take 0.3 GB as
 # MobileNetV2 and 3 GB as ResNet-50, and what was dropped comes back in a second or two.
 NETWORKS_MAX = 32
@@ -26,16 +25,6 @@ ABANDONED_S = 3600.0
 
 _MANIFEST = "manifest.json"
 _ASIDE = ".aside-"
-
-
-def cache_dir() -> Path:
-    """$MDI_EXIT_CACHE, else $XDG_CACHE_HOME/mdi-exit, else ~/.cache/mdi-exit."""
-    if own := os.environ.get(CACHE_VARIABLE):
-        return Path(own).expanduser()
-    shared = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    if not shared.is_absolute():  # the XDG specification: a relative path is to be ignored
-        shared = Path("~/.cache").expanduser()
-    return shared / "mdi-exit"
 
 
 def find(folder: Path) -> dict[str, Any] | None:

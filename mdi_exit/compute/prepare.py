@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mdi_exit.cachefolder import CACHE_VARIABLE, cache_folder
 from mdi_exit.compute import cache
 from mdi_exit.compute.base import ComputeError, FeatureShapes
 from mdi_exit.models.card import Card
@@ -57,14 +58,14 @@ def prepare(checkpoint: str | Path, backend: str = "onnx", cache_dir: Path | Non
 
         network, card = load(weights)
         return PreparedNet(backend, card, weights, (), feature_shapes(network, card.model.image_size))
-    root = (cache_dir or cache.cache_dir()) / "networks"
+    root = (cache_dir or cache_folder()) / "networks"
     folder = root / _key(weights, card)
     about = cache.find(folder)
     if about is None:
         _export(weights, folder)
         about = cache.find(folder)
         if about is None:
-            raise ComputeError(f"{folder}: damaged as soon as it is written; name another {cache.CACHE_VARIABLE}")
+            raise ComputeError(f"{folder}: damaged as soon as it is written; name another {CACHE_VARIABLE}")
     features = FeatureShapes(tuple(tuple(shape) for shape in about["shapes"]))
     models = tuple(folder / _model_name(k) for k in range(1, features.exits + 1))
     return PreparedNet(backend, card, weights, models, features)
@@ -103,5 +104,5 @@ def _export(weights: Path, folder: Path) -> None:
     except OSError as error:
         raise ComputeError(
             f"{folder.parent}: exported networks cannot be kept there ({error.strerror}); name a folder that can be "
-            f"written in {cache.CACHE_VARIABLE}"
+            f"written in {CACHE_VARIABLE}"
         ) from error

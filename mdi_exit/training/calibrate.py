@@ -23,6 +23,7 @@ from mdi_exit.models import checkpoint
 from mdi_exit.models.card import Card, Figures
 from mdi_exit.models.files import resolve
 from mdi_exit.models.multi_exit import MultiExitNetwork
+from mdi_exit.softmax import log_softmax
 from mdi_exit.training import console, plots
 from mdi_exit.training.evaluate import accuracies, calibration_errors, exit_logits
 from mdi_exit.training.split import data_sum, stratified_split
@@ -88,9 +89,7 @@ def _fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> 
     rows = np.arange(len(labels))
 
     def negative_log_likelihood(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        scaled -= scaled.max(axis=1, keepdims=True)
-        return float(np.mean(np.log(np.exp(scaled).sum(axis=1)) - scaled[rows, labels]))
+        return float(-np.mean(log_softmax(logits, float(np.exp(log_temperature)))[rows, labels]))
 
     bounds = (-_LOG_TEMPERATURE_MAX, _LOG_TEMPERATURE_MAX)
     found = minimize_scalar(negative_log_likelihood, bounds=bounds, method="bounded")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -67,12 +65,6 @@ def machine_in_words(device: str) -> str:
     if device != "cpu":
         return torch.cuda.get_device_name()
     return f"{os.cpu_count()} CPU cores ({platform.machine()}), no accelerator"
-
-
-def command_line() -> str:
-    """The command as typed, without folders: those exist on this machine only."""
-    words = ["mdi-exit", *sys.argv[1:]]
-    return shlex.join(Path(word).name if "/" in word else word for word in words)
 
 
 def print_card(card: Card) -> None:

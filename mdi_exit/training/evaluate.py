@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mdi_exit.models.multi_exit import MultiExitNetwork
+from mdi_exit.softmax import softmax
 
 ECE_BINS = 15
 
@@ -35,15 +36,6 @@ def exit_logits(
     return np.concatenate(batches, axis=1)
 
 
-def probabilities(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float64]:
-    """Softmax of logits / temperature along the last axis."""
-    scaled = logits.astype(np.float64) / temperature
-    scaled -= scaled.max(axis=-1, keepdims=True)
-    exponentials = np.exp(scaled)
-    shares: NDArray[np.float64] = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    return shares
-
-
 def accuracies(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, ...]:
     """Share of right answers of each exit, for logits (K, N, classes)."""
     return tuple(float(share) for share in (logits.argmax(axis=-1) == labels).mean(axis=1))
@@ -65,6 +57,6 @@ def calibration_errors(
     """Expected calibration error of each exit with its temperature, for logits (K, N, classes)."""
     errors: list[float] = []
     for exit_logits_, temperature in zip(logits, temperatures, strict=True):
-        confidence = probabilities(exit_logits_, temperature).max(axis=1)
+        confidence = softmax(exit_logits_, temperature).max(axis=1)
         errors.append(expected_calibration_error(confidence, exit_logits_.argmax(axis=1) == labels))
     return tuple(errors)

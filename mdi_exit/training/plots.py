@@ -10,7 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from mdi_exit.training.evaluate import ECE_BINS, probabilities
+from mdi_exit.softmax import softmax
+from mdi_exit.training.evaluate import ECE_BINS
 
 
 def _write(figure: Figure, path: Path) -> None:
@@ -43,7 +44,7 @@ def plot_reliability(
         correct = logits[k].argmax(axis=1) == labels
         panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle="dashed")
         for temperature, name in ((1.0, "before"), (temperatures[k], "after")):
-            confidence = probabilities(logits[k], temperature).max(axis=1)
+            confidence = softmax(logits[k], temperature).max(axis=1)
             number = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
             filled = [b for b in range(ECE_BINS) if np.any(number == b)]
             means = [(confidence[number == b].mean(), correct[number == b].mean()) for b in filled]

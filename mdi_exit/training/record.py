@@ -15,9 +15,10 @@ from mdi_exit import outputs
 from mdi_exit.models import checkpoint
 from mdi_exit.models.card import Card
 from mdi_exit.models.multi_exit import MultiExitNetwork
+from mdi_exit.softmax import entropy, log_softmax
 from mdi_exit.trace import ExitTrace
 from mdi_exit.training import console
-from mdi_exit.training.evaluate import exit_logits, probabilities
+from mdi_exit.training.evaluate import exit_logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +64,15 @@ def record(
     """Trace of `network` on uint8 images (N, 3, H, W), with the card's temperatures applied."""
     pixels = torch.from_numpy(images)
     logits = exit_logits(network, pixels, progress=progress)
-    confidence, entropy = [], []
+    confidences, entropies = [], []
     for each, temperature in zip(logits, card.temperatures, strict=True):
-        shares = probabilities(each, temperature)
-        confidence.append(shares.max(axis=1))
-        entropy.append(-np.sum(shares * np.log(np.maximum(shares, 1e-300)), axis=1))
+        log_shares = log_softmax(each, temperature)
+        confidences.append(np.exp(log_shares.max(axis=1)))
+        entropies.append(entropy(log_shares))
     return ExitTrace(
-        confidence=np.clip(np.stack(confidence, axis=1), 0.0, 1.0).astype(np.float32),
+        confidence=np.clip(np.stack(confidences, axis=1), 0.0, 1.0).astype(np.float32),
         prediction=logits.argmax(axis=2).T.astype(np.int16),
-        entropy=np.maximum(np.stack(entropy, axis=1), 0.0).astype(np.float32),
+        entropy=np.stack(entropies, axis=1).astype(np.float32),
         label=labels.astype(np.int16),
         payload_bytes=payload_bytes(network, pixels[:1]),
         classes=card.model.classes,

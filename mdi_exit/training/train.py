@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from mdi_exit import outputs
+from mdi_exit.machine import command_line
 from mdi_exit.models import checkpoint
 from mdi_exit.models.card import BottleneckConfig, Card, CardError, ModelConfig
 from mdi_exit.models.multi_exit import MultiExitNetwork
@@ -75,7 +76,7 @@ def run_training(options: TrainOptions) -> Card:
         validation_share=options.validation_share,
         epochs=options.epochs,
         temperatures=(1.0,) * config.model.exits,
-        command=console.command_line(),
+        command=command_line(),
         machine=console.machine_in_words(device),
     )
     validation = (images[held], labels[held])
