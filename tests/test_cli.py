@@ -105,7 +105,8 @@ def test_typing_errors_end_with_status_2(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["run", "nowhere.yaml"], ("nowhere.yaml", "no such file")),
+        (["run", "nowhere.yaml"], ("nowhere.yaml", "no such file", "find-rate", "without-exits")),
+        (["run", "a" * 300], ("no such file", "find-rate")),
         (["run", "find-rate", "--set", "thresholds"], ("--set", "KEY=VALUE")),
         (["run", "find-rate", "--set", "thresholds=[0.5"], ("--set", "thresholds", "YAML")),
         (["run", "find-rate", "--set", "offloading.rule=luck"], ("offloading", "luck", "mdi_exit")),
@@ -254,7 +255,9 @@ def test_a_run_says_what_became_of_every_image(ran: tuple[Path, subprocess.Compl
     assert report["completed"] > 20 and report["lost"] == report["shed"] == report["duplicates"] == 0
     assert report["offered"] == report["completed"] + report["failed"]
     assert report["accuracy"] is not None and sum(report["exits"]) == report["completed"]
-    assert report["duration_s"] == pytest.approx(2.5, abs=0.5) and not report["interrupted"]
+    assert not report["interrupted"] and report["duration_s"] > 1  # of the 2.5 asked for, however slow the machine is
+    assert 0 < report["throughput_per_s"] * report["duration_s"] < report["completed"] + 0.5
+    assert report["series"]["time_s"][-1] <= report["duration_s"] + report["drain_s"]
     for row in report["workers"].values():
         assert row["processed"] > 0 and row["rss_bytes"] > 20e6 and row["pace_missed"] is not None
     assert report["links"]["n1-n2"]["tasks"] > 0 and report["first_result_s"] > 0

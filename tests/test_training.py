@@ -6,6 +6,7 @@ import dataclasses
 import io
 import itertools
 import json
+import shutil
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -389,6 +390,19 @@ def test_train_leaves_a_checkpoint_figures_and_curves(trained: Path) -> None:
     assert len(metrics["history"]) == 2 and metrics["seed"] == 3
     with Image.open(trained / "net" / "training.png") as picture:
         assert picture.width > 400
+
+
+def test_resnet_50_can_be_trained_with_a_bottleneck_too(tmp_path: Path) -> None:
+    torch.set_num_threads(2)  # the fixture sets it back
+    data, out = write_images(tmp_path / "data.zip", 40), tmp_path / "net"
+    words = ("--epochs", "1", "--batch-size", "18", "--lr", "0.01", "--image-size", "32", "--device", "cpu")
+    assert invoke("train", "--model", "resnet50", "--data", data, "--out", out, *words, "--bottleneck", "1:16:2") == 0
+    network, card = checkpoint.load(out / "network")
+    assert network.exits == card.model.exits == 4 and list(network.bottlenecks) == ["1"] and not card.provisional
+    assert (card.model.architecture, card.model.image_size, card.data_images) == ("resnet50", 32, 40)
+    logits = evaluate.exit_logits(network, torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    assert logits.shape == (4, 1, 2) and np.isfinite(logits).all()
+    shutil.rmtree(out)  # half a gigabyte, which pytest would keep
 
 
 def test_calibrate_fits_to_exactly_what_was_held_out(

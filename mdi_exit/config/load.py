@@ -43,14 +43,21 @@ def load_experiment(path: str | Path | None = None, overrides: Mapping[str, Any]
     base, label, name, content = Path(), _DEFAULTS, "default", dict[str, Any]()
     if path is not None:
         file = Path(path)
-        if not file.exists() and str(path) in resources.built_in("examples"):
-            file = resources.find("examples", str(path), base, Place(str(path)))
+        if not _there(file):
+            file = _example(str(path))
         content, base, label, name = read_mapping(file), file.parent, str(file), file.stem
     place = Place(label)
     for key, value in (overrides or {}).items():
         content = _override(content, key, _from_here(key, value), place)
     spec = check(schema.ExperimentSpec, content, place)
     return _resolve(spec, place, base, spec.name or name)
+
+
+def _example(name: str) -> Path:
+    """The shipped example of that name; ConfigError says which there are."""
+    if name not in (shipped := resources.built_in("examples")):
+        raise Place(name).refuse("no such file", f"an experiment's YAML file, or {', '.join(shipped)}")
+    return resources.find("examples", name, Path(), Place(name))
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
