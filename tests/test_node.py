@@ -18,10 +18,12 @@ from mdi_exit.config import Experiment, load_experiment
 from mdi_exit.core import events as ev
 from mdi_exit.errors import UserError
 from mdi_exit.journal import journals, replay
-from mdi_exit.runtime.actor import WorkerProcess
+from mdi_exit.runtime import launch
+from mdi_exit.runtime.actor import Closed, WorkerProcess
 from mdi_exit.runtime.images import Images
 from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.node import Node
+from mdi_exit.tally import NodeTally
 
 WITHIN_S = 20.0  # what has not happened by then never will
 
@@ -155,6 +157,16 @@ def test_a_disk_that_does_not_take_the_journal_is_one_line_and_no_traceback(
     with pytest.raises(UserError, match=r"^[^\n]*cannot be written[^\n]*$") as refused:
         worker.open(life, "127.0.0.1")
     assert type(refused.value) is UserError, "a subclass with other arguments would not survive the way to the launcher"
+
+
+def test_journals_from_elsewhere_that_the_disk_does_not_take_are_a_note_and_the_figures_stay(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    closed = Closed(NodeTally("n1", 5), 0, 0, None, (), {"n1-0.journal": b"steps"})
+    notes: list[str] = []
+    assert launch._journals({"n1": closed}, tmp_path / "new", notes) == tmp_path / "new" / "journals" and not notes
+    assert (tmp_path / "new" / "journals" / "n1-0.journal").read_bytes() == b"steps"
+    launch._journals({"n1": closed}, tmp_path / "file", notes)
+    assert len(notes) == 1 and "journals cannot be written (Not a directory)" in notes[0]
 
 
 def test_nothing_happens_and_nothing_is_left_open_before_it_is_started(prepared: PreparedNet) -> None:
