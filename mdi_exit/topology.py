@@ -36,7 +36,7 @@ class Link:
     one_way: bool = False  # tasks and results go from a to b only
     bandwidth_bps: float | None = None  # None: as fast as the machine can
     latency_s: float = 0.0
-    loss: float = 0.0  # share of frames that vanish
+    loss: float = 0.0  # probability that a frame is lost on the way and sent again
 
     @property
     def label(self) -> str:

@@ -17,7 +17,6 @@ from PIL import Image
 
 from mdi_exit import assembly
 from mdi_exit.cli import main
-from mdi_exit.cli.session import prepare_folder
 from mdi_exit.config import load_experiment
 from mdi_exit.journal import journals, read, replay
 from mdi_exit.report import read_report, write_report
@@ -314,14 +313,13 @@ def test_a_report_is_shown_again_as_it_was(ran: tuple[Path, subprocess.Completed
     assert json.loads(as_json.stdout) == read_report(folder / "results")
 
 
-def test_results_replace_older_ones_and_leave_other_files_alone(tmp_path: Path) -> None:
+def test_a_run_that_fails_leaves_the_results_of_an_older_one_alone(tmp_path: Path) -> None:
     write_report(tmp_path / "results", record("find-rate", 1.0).report())
-    (tmp_path / "results" / "journals").mkdir()
-    for name in ("journals/n7-2.journal", "journals/notes.txt", "time-series.png", "mine.png"):
-        (tmp_path / "results" / name).write_text("old")
-    prepare_folder(tmp_path / "results")
-    left = sorted(path.name for path in (tmp_path / "results").rglob("*.*"))
-    assert left == ["mine.png", "notes.txt"]
+    older = {path: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "0.jpg").write_bytes(b"no image")
+    refused(mdi_exit("run", "find-rate", "--set", "dataset=flat", "--out", "results", folder=tmp_path))
+    assert {path: path.read_bytes() for path in (tmp_path / "results").iterdir()} == older
     (tmp_path / "file").write_text("")
     line = refused(mdi_exit("run", "find-rate", "--out", "file", folder=tmp_path))
     assert "--out file" in line and "allowed" in line

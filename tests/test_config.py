@@ -448,7 +448,7 @@ REFUSALS = {
     "a backend": ("runtime: {backend: jax}", "runtime.backend: is 'jax'; allowed: 'onnx' or 'torch'"),
     "an encryption": (
         "runtime: {encrypt: sometimes}",
-        "runtime.encrypt: is 'sometimes'; allowed: true, false or 'auto'",
+        "runtime.encrypt: is 'sometimes'; allowed: true or false",
     ),
     "a privileged port": ("runtime: {port_base: 80}", "runtime.port_base: is 80; allowed: 1024 or more"),
     "a port beyond all": ("runtime: {port_base: 70000}", "runtime.port_base: is 70000; allowed: 65535 or less"),

@@ -22,7 +22,7 @@ from mdi_exit.runtime import launch
 from mdi_exit.runtime.actor import Closed, WorkerProcess
 from mdi_exit.runtime.images import Images
 from mdi_exit.runtime.life import Life
-from mdi_exit.runtime.node import Node
+from mdi_exit.runtime.node import LifeOver, Node
 from mdi_exit.tally import NodeTally
 
 WITHIN_S = 20.0  # what has not happened by then never will
@@ -143,7 +143,7 @@ def test_a_bug_ends_the_loop_and_says_where(prepared: PreparedNet) -> None:
     ended = worker.watch()
     assert ended.failure == "n1: ZeroDivisionError: a bug in a policy"
     assert ended.traceback.startswith("Traceback") and "in leaves" in ended.traceback
-    with pytest.raises(RuntimeError, match="n1 has ended"):
+    with pytest.raises(LifeOver, match="n1 has ended"):
         worker.status()
     assert worker.close().tally.node == "n1"
 
@@ -173,5 +173,5 @@ def test_nothing_happens_and_nothing_is_left_open_before_it_is_started(prepared:
     life = Life(flood(), prepared, "n1", 0, time.time())
     node = Node(life, life.runner(), "127.0.0.1")
     node.stop()
-    with pytest.raises(RuntimeError, match="n1 has ended"):
+    with pytest.raises(LifeOver, match="n1 has ended"):
         node.call(lambda: None).result(WITHIN_S)

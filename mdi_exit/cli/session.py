@@ -18,7 +18,6 @@ from mdi_exit.cli import tables
 from mdi_exit.cli.live import LiveDisplay
 from mdi_exit.cli.tables import plain_console
 from mdi_exit.config import Experiment
-from mdi_exit.errors import UserError
 from mdi_exit.jsonfile import rounded
 from mdi_exit.machine import command_line
 from mdi_exit.report import FILE, Report, build_report, write_report
@@ -34,19 +33,11 @@ _PARTS = "parts"  # of a report of several runs: which of its keys hold them, an
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder of results, or clear an older run's files out of it; what is not ours stays.
+    """Make sure that results can be left in the folder. Raises UserError when it cannot be used.
 
-    Raises UserError when it cannot be used.
+    An older run's results stay until there are new ones: a run that fails or is broken off must not cost them.
     """
     outputs.check_folder(folder)
-    ours = [folder / FILE, *(folder / f"{name}.{kind}" for name in _FIGURES for kind in ("png", "svg"))]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in [*ours, *folder.glob(f"**/{JOURNALS}/*{journal.SUFFIX}")]:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        allowed = "a folder, new or old, that can be written to"
-        raise UserError(f"--out {folder}: {error.strerror}; allowed: {allowed}") from error
 
 
 def check_files(experiment: Experiment) -> None:
@@ -79,6 +70,9 @@ def carry_out(cluster: Cluster, experiment: Experiment, title: str, folder: Path
 
     Ctrl-C ends it early: then the report is of the part that was done. Before there is such a part, KeyboardInterrupt.
     """
+    if experiment.runtime.journal:  # those of an older run, perhaps of other workers, would pass for this one's
+        for path in (folder / JOURNALS).glob(f"*{journal.SUFFIX}"):
+            path.unlink()
     with LiveDisplay(title, experiment.duration_s, announces_first=is_first) as display:
         record = cluster.run(experiment, display, folder)
     kept = record.journals.name if record.journals is not None else None
@@ -92,6 +86,8 @@ def carry_out(cluster: Cluster, experiment: Experiment, title: str, folder: Path
 
 def conclude(report: Report, folder: Path) -> None:
     """Write the report and draw its figures; raises UserError where the disk does not take them."""
+    with outputs.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     write_report(folder, report)
     draw(report, folder)
 

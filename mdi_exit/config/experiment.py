@@ -23,15 +23,13 @@ _Address = Annotated[str, Field(min_length=1)]
 class RuntimeSettings:
     """How a run in real time is carried out; nothing here changes what is decided.
 
-    Defaults: ONNX Runtime, one thread per worker, links encrypted when workers are on several machines, ports chosen
-    by the operating system (given ones must not need privileges), no journal.
+    Defaults: ONNX Runtime, one thread per worker, links encrypted, ports chosen by the operating system (given ones
+    must not need privileges; the topology's i-th worker listens i above `port_base`), no journal.
     """
 
     backend: Literal["onnx", "torch"] = "onnx"
-    encrypt: Literal[True, False, "auto"] = "auto"
-    port_base: Annotated[int, Field(ge=1024, le=PORT_MAX)] | None = (
-        None  # the topology's i-th worker listens i above it
-    )
+    encrypt: bool = True
+    port_base: Annotated[int, Field(ge=1024, le=PORT_MAX)] | None = None
     journal: bool = False
     threads_per_worker: Annotated[int, Field(ge=1, le=256)] = 1
     workers: Mapping[str, _Address] = field(default_factory=dict, hash=False)  # worker: the address of its machine

@@ -7,6 +7,7 @@ end at once, and of a crash by the call failing.
 
 from __future__ import annotations
 
+import concurrent.futures as futures
 import copy
 import os
 import shutil
@@ -26,7 +27,7 @@ from mdi_exit.errors import UserError
 from mdi_exit.journal import SUFFIX
 from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.links import Address
-from mdi_exit.runtime.node import Node
+from mdi_exit.runtime.node import LifeOver, Node
 from mdi_exit.tally import NodeSnapshot, NodeTally
 
 _ANSWER_S = 10.0  # a loop that does not answer for so long hangs
@@ -81,13 +82,16 @@ class WorkerProcess:
 
     def open(self, life: Life, host: str) -> Opened:
         """Begin a life: load the slice, listen on `host`. Raises UserError, and no subclass: it has to travel."""
+        if self._node is not None:  # given up for dead, but this process lived
+            self._node.stop()
         try:
             self._runner = life.runner()
             self._node = Node(life, self._runner, host)
         except UserError as error:
             raise UserError(str(error)) from None
+        opened = Opened(self._node.links.address, os.getpid())  # before the links are the loop's thread's
         self._node.start()
-        return Opened(self._node.links.address, os.getpid())
+        return opened
 
     def address(self) -> str:
         """Return the address by which the cluster knows this machine."""
@@ -163,7 +167,11 @@ class WorkerProcess:
         return self._node
 
     def _ask(self, function: Callable[[], Answer]) -> Answer:
-        return self._living().call(function).result(_ANSWER_S)
+        node = self._living()
+        try:
+            return node.call(function).result(_ANSWER_S)
+        except futures.TimeoutError:
+            raise LifeOver(f"{node.life.name} did not answer within {_ANSWER_S:.0f} s") from None
 
 
 def _carry_off(life: Life) -> dict[str, bytes]:

@@ -10,13 +10,14 @@ import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 from mdi_exit.errors import UserError
+from mdi_exit.runtime.node import LifeOver
 from mdi_exit.runtime.record import RunAborted
 
 _STEP_S = 0.1  # how soon an interrupt is noticed while everybody is waited for
 
 
 class Unreachable(Exception):
-    """The actor's process is gone; for good, or it is being started again."""
+    """The actor does not answer: its process is gone, for good or until it is started again, or its life is over."""
 
     def __init__(self, for_good: bool) -> None:
         super().__init__("gone for good" if for_good else "gone")
@@ -24,7 +25,10 @@ class Unreachable(Exception):
 
 
 def fetch(call: Any) -> Any:
-    """Return the answer of a call that has ended. Raises Unreachable, and the actor's UserError as a UserError."""
+    """Return the answer of a call that has ended.
+
+    Raises Unreachable, the actor's UserError as a UserError, and RunAborted with the traceback for a bug of ours.
+    """
     try:
         return ray.get(call)
     except ActorDiedError:
@@ -34,7 +38,10 @@ def fetch(call: Any) -> Any:
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise UserError(str(error.cause)) from None
-        raise
+        if isinstance(error.cause, LifeOver):  # why, its watch says
+            raise Unreachable(for_good=False) from None
+        line = str(error.cause).strip().partition("\n")[0]
+        raise RunAborted(f"a worker failed: {type(error.cause).__name__}: {line}", str(error)) from None
 
 
 class Calls:
@@ -43,16 +50,16 @@ class Calls:
     def __init__(self, interrupted: Callable[[], bool]) -> None:
         """`interrupted` says whether the user wants to stop waiting for everybody."""
         self._interrupted = interrupted
-        self._pending: dict[Any, tuple[Callable[[Any], None], Callable[[Unreachable], None]]] = {}
+        self._pending: dict[Any, tuple[Callable[[Any], None], Callable[[Exception], None]]] = {}
         self._later: list[tuple[float, Callable[[], None]]] = []
 
     def ask(
         self,
         call: Any,
         then: Callable[[Any], None] = lambda answer: None,
-        otherwise: Callable[[Unreachable], None] = lambda error: None,
+        otherwise: Callable[[Any], None] = lambda error: None,
     ) -> None:
-        """Do `then` with the answer of a call, or `otherwise` when its actor is gone."""
+        """Do `then` with the answer of a call, or `otherwise` with the Unreachable or UserError that came instead."""
         self._pending[call] = (then, otherwise)
 
     def later(self, delay_s: float, action: Callable[[], None]) -> None:
@@ -75,7 +82,9 @@ class Calls:
             then, otherwise = self._pending.pop(call)
             try:
                 answer = fetch(call)
-            except Unreachable as error:
+            except (Unreachable, UserError) as error:
+                if isinstance(error, RunAborted):
+                    raise
                 otherwise(error)
             else:
                 then(answer)

@@ -28,6 +28,7 @@ from mdi_exit.runtime.signals import Interrupt
 # Nothing of ours goes through the object store but a tally now and then; less than 75 MB Ray refuses.
 _OBJECT_STORE_BYTES = 80_000_000
 _LISTENING_WITHIN_S = 5.0
+_TEMPORARY_MAX = 24  # characters of $TMPDIR that leave room for the names of Ray's sockets
 _LEFT_ALONE_S = 5.0  # how long Ray's processes may take to end by themselves
 _ENVIRONMENT = {
     # Said outright, because Ray's default differs between ways of starting it.
@@ -65,6 +66,7 @@ class Cluster:
 @contextlib.contextmanager
 def local_cluster() -> Iterator[Cluster]:
     """Start a cluster on this machine and end it afterwards, whatever happens."""
+    os.environ["RAY_AUTH_MODE"] = _ENVIRONMENT["RAY_AUTH_MODE"]  # also where a shell has switched it off
     _prepare_environment({**_ENVIRONMENT, **_LOOPBACK})
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault(
@@ -73,18 +75,23 @@ def local_cluster() -> Iterator[Cluster]:
     import ray
 
     # A short path: Ray makes Unix sockets below it, whose names may have 107 characters.
-    scratch = Path(tempfile.mkdtemp(prefix="mdi-exit-"))
+    short = len(tempfile.gettempdir()) <= _TEMPORARY_MAX
+    scratch = Path(tempfile.mkdtemp(prefix="mdi-exit-", dir=None if short else "/tmp"))
     with Interrupt() as interrupt:
         try:
-            ray.init(
-                address="local",
-                object_store_memory=_OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(scratch),
-            )
+            try:
+                ray.init(
+                    address="local",
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=str(scratch),
+                )
+            except (OSError, ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+                first = str(error).strip().partition("\n")[0]
+                raise UserError(f"cannot start Ray on this machine ({first})") from error
             interrupt.take()  # ray.init has taken SIGTERM
             yield Cluster(True, interrupt)
         finally:

@@ -19,6 +19,7 @@ import ray
 from mdi_exit import assembly
 from mdi_exit.config import Experiment
 from mdi_exit.core.events import ControllerEvent, WorkerJoined, WorkerLost
+from mdi_exit.errors import UserError
 from mdi_exit.runtime.actor import Closed, Ended, Opened, Status, WorkerProcess
 from mdi_exit.runtime.calls import Calls, Unreachable, fetch
 from mdi_exit.runtime.life import Life
@@ -46,6 +47,7 @@ class Crew:
         }
         self._lives: dict[str, Life] = {}
         self._hosts: dict[str, str] = {}
+        self._asked_hosts = False  # each listens on its own machine's address, which a next life may be another one's
         self._version = 0  # of the routes
         self._asked_s: dict[str, float] = {}  # since when a worker's status is awaited
         self._told: dict[tuple[str, int], NodeTally] = {}  # by life: the last tally that it sent
@@ -74,7 +76,8 @@ class Crew:
         """Begin everybody's first life, listening on `host`; each on its own machine's address when that is empty."""
         self._lives = dict(lives)
         self._hosts = dict.fromkeys(self._actors, host)
-        if not host:
+        self._asked_hosts = not host
+        if self._asked_hosts:
             addresses = {name: actor.address.remote() for name, actor in self._actors.items()}
             self._hosts = self._calls.gather(addresses, START_WITHIN_S)
         self.opened = self._calls.gather({name: self._open(name) for name in self._actors}, START_WITHIN_S)
@@ -152,10 +155,21 @@ class Crew:
         self._not_back(name, error)
 
     def _reopen(self, name: str) -> None:
-        self._calls.ask(self._open(name), functools.partial(self._back, name), functools.partial(self._not_back, name))
+        not_back = functools.partial(self._not_back, name)
+        if self._asked_hosts:
+            self._calls.ask(self._actors[name].address.remote(), functools.partial(self._reopen_at, name), not_back)
+        else:
+            self._calls.ask(self._open(name), functools.partial(self._back, name), not_back)
 
-    def _not_back(self, name: str, error: Unreachable) -> None:
-        if error.for_good:
+    def _reopen_at(self, name: str, host: str) -> None:
+        self._hosts[name] = host
+        not_back = functools.partial(self._not_back, name)
+        self._calls.ask(self._open(name), functools.partial(self._back, name), not_back)
+
+    def _not_back(self, name: str, error: Unreachable | UserError) -> None:
+        if isinstance(error, UserError):
+            self.notes.append(f"{name} stays down: {error}")
+        elif error.for_good:
             self.notes.append(f"{name} is not started again; {RESTARTS_MAX} times was enough")
         else:
             self._calls.later(_RETRY_S, functools.partial(self._reopen, name))

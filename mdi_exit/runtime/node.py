@@ -42,6 +42,10 @@ _STOP_S = 2.0  # how long a stopping node waits for the segment being computed
 Answer = TypeVar("Answer")
 
 
+class LifeOver(Exception):
+    """A call came too late: the loop has ended, or hangs."""
+
+
 class Node:
     """One life of one worker. `start` it, `call` into it, `stop` it; everything else happens on its own thread."""
 
@@ -71,8 +75,7 @@ class Node:
             if life.journals:
                 header = Header(life.name, life.epoch, experiment.plain())
                 self._journal = opened.enter_context(JournalWriter(life.journals, header))
-            encrypt = experiment.runtime.encrypt is not False  # "auto": secure unless told otherwise
-            self.links = Links(life.name, host, life.port, encrypt, self._bell.fileno())
+            self.links = Links(life.name, host, life.port, experiment.runtime.encrypt, self._bell.fileno())
             opened.callback(self.links.close)
             self._opened = opened.pop_all()
         self.exchange = Exchange(
@@ -152,13 +155,13 @@ class Node:
         except JournalError as error:
             self.failure = self.failure or error
         self._closed = True
+        self.ended.set()  # first: whoever is refused must find why
         self._refuse_calls()
-        self.ended.set()
 
     def _refuse_calls(self) -> None:
         with contextlib.suppress(IndexError):  # a caller that is just too late may be doing the same
             while True:
-                self._calls.popleft()[1].set_exception(RuntimeError(f"{self.life.name} has ended"))
+                self._calls.popleft()[1].set_exception(LifeOver(f"{self.life.name} has ended"))
 
     def _wake(self) -> None:
         # When the bell is full it is ringing, when it is gone there is nobody to wake.

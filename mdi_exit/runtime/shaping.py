@@ -1,8 +1,9 @@
 """Hold messages back as a slower link would: the emulation of a radio or a long cable on one machine.
 
 Messages leave one after the other, each taking its size over the bandwidth, and arrive the link's latency later. A
-link's two directions are independent, and whatever is sent counts with the size it really has: tasks with their
-tensors, acknowledgements, results, reports.
+message that is lost is sent again after a retransmission timeout, as TCP does, which carries our links: nothing
+vanishes, but it and whatever is behind it comes later. A link's two directions are independent, and whatever is sent
+counts with the size it really has: tasks with their tensors, acknowledgements, results, reports.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from mdi_exit.topology import Link
 
 # Messages that one direction holds back. Link windows keep far below; beyond it they are dropped, as a router would.
 BACKLOG_MAX = 1_000
+_RETRANSMIT_S = 0.2  # the least that Linux waits before it sends a lost segment again
+_REPEATS_MAX = 15  # as many as Linux tries by default
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class Shape:
 
     bandwidth_bps: float | None = None  # None: as fast as the machine can
     latency_s: float = 0.0
-    loss: float = 0.0  # probability that a message vanishes
+    loss: float = 0.0  # probability that a message has to be sent again, each time anew
 
     @classmethod
     def of(cls, link: Link | None) -> Shape:
@@ -45,7 +48,7 @@ class Shaper:
 
     def __init__(self, shape: Shape, rng: random.Random) -> None:
         self.shape = shape
-        self.dropped = 0  # for want of room; losses drawn by the shape are not counted here
+        self.dropped = 0  # for want of room
         self._rng = rng
         self._free_s = 0.0  # when the last message has left
         self._arrivals: deque[float] = deque()  # of the messages under way, oldest first
@@ -57,8 +60,11 @@ class Shaper:
         if len(self._arrivals) >= BACKLOG_MAX:
             self.dropped += 1
             return None
-        self._free_s = max(self._free_s, now) + self.shape.transmission_s(size_bytes)
-        if self.shape.loss and self._rng.random() < self.shape.loss:
-            return None  # lost on the way: it kept the link busy all the same
+        transmission_s = self.shape.transmission_s(size_bytes)
+        self._free_s = max(self._free_s, now) + transmission_s
+        for _ in range(_REPEATS_MAX if self.shape.loss else 0):
+            if self._rng.random() >= self.shape.loss:
+                break
+            self._free_s += max(_RETRANSMIT_S, 2 * self.shape.latency_s) + transmission_s
         self._arrivals.append(self._free_s + self.shape.latency_s)
         return self._arrivals[-1]
