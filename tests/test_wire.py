@@ -16,10 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdi_exit import wire
+from mdi_exit.compute.base import FeatureShapes
+from mdi_exit.config import load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import Outcome, Result, Task, WorkerReport
-from mdi_exit.runtime.fit import check_fit
+from mdi_exit.errors import UserError
+from mdi_exit.runtime.fit import check_fit, check_groups
 
 EXITS = 5
 REPORT = WorkerReport("b", 4, 0, (0, 1, 2, 0, 0), 3, 0.002, 1)
@@ -232,3 +235,19 @@ def test_what_no_worker_of_this_network_would_say_is_refused(message: wire.LinkM
     decoded, _ = wire.decode([bytes(frame) for frame in wire.encode(message)])
     with pytest.raises(wire.WireError):
         check_fit(decoded, EXITS)
+
+
+def test_groups_that_no_message_can_carry_are_refused_before_a_run_and_the_largest_allowed_ones_arrive() -> None:
+    features = FeatureShapes(((3, 224, 224), (256, 56, 56), (512, 28, 28)))  # ResNet-50's at 224x224
+    for most in (83, 84):
+        experiment = load_experiment(None, {"topology": "2-node", "worker.group_max": most})
+        tasks = tuple(Task(n, 0, 2, features.size_bytes(1)) for n in range(most))
+        tensor = np.zeros(features.shape(1), np.float32)
+        frames = wire.encode(fx.SendTasks("b", 1, tasks), [tensor] * most)
+        if most == 83:
+            check_groups(experiment, features)
+            assert len(wire.decode(frames)[1]) == most
+            continue
+        with pytest.raises(UserError, match=r"^worker\.group_max: is 84 for n1, too many [^\n]*; allowed: at most 83$"):
+            check_groups(experiment, features)
+    check_groups(load_experiment(None, {"topology": "local", "worker.group_max": 1024}), features)

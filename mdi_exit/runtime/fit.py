@@ -1,4 +1,4 @@
-"""Whether a decoded message makes sense for the network at hand: `wire` knows the types, this knows the ranges.
+"""Whether messages fit the network at hand: `wire` knows the types, this knows the ranges and sizes.
 
 The cores rely on these (a k beyond the last segment would be an index error), and a neighbour of another version or
 with damaged memory must not bring a worker down.
@@ -8,11 +8,26 @@ from __future__ import annotations
 
 import math
 
+from mdi_exit.compute.base import FeatureShapes
+from mdi_exit.config import Experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import types as ty
-from mdi_exit.wire import TENSOR_BYTES_MAX, LinkMessage, WireError
+from mdi_exit.wire import HEADER_BYTES_MAX, MESSAGE_BYTES_MAX, TENSOR_BYTES_MAX, LinkMessage, WireError
+from mdi_exit.yamlfile import Place
 
 _INT_MAX = 2**63 - 1
+
+
+def check_groups(experiment: Experiment, features: FeatureShapes) -> None:
+    """Refuse groups that no neighbour would take, each hand-over failing anew for ever. Raises ConfigError."""
+    if not experiment.topology.links:
+        return
+    largest = max(features.size_bytes(k) for k in range(features.exits))
+    most = (MESSAGE_BYTES_MAX - HEADER_BYTES_MAX) // largest
+    for worker, options in experiment.worker_options.items():
+        if options.group_max > most:
+            what = f"is {options.group_max} for {worker}, too many features of {largest} bytes for one message"
+            raise Place(experiment.file).at("worker", "group_max").refuse(what, f"at most {most}")
 
 
 def check_fit(message: LinkMessage, exits: int) -> None:

@@ -19,6 +19,7 @@ from mdi_exit.report import WorkerFacts
 from mdi_exit.runtime.actor import Closed
 from mdi_exit.runtime.calls import Calls
 from mdi_exit.runtime.crew import Crew
+from mdi_exit.runtime.fit import check_groups
 from mdi_exit.runtime.images import Images
 from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.record import Observer, Progress, RunAborted, RunRecord
@@ -49,6 +50,7 @@ def run(experiment: Experiment, setting: Setting) -> RunRecord:
     crew = Crew(experiment, calls)
     try:
         prepared = compute.prepare(experiment.model, experiment.runtime.backend)
+        check_groups(experiment, prepared.features)
         Images(experiment, prepared.card)  # wrong data are to be told of now, not by a worker
         phases.enter("start")
         lives = _lives(experiment, prepared, setting)
