@@ -224,7 +224,7 @@ def _steady(source: SourceTally) -> Report | None:
 
 
 def _series(experiment: Experiment, source: SourceTally) -> Report:
-    """What the run did over time, up to the last answer; a decision holds until the next one."""
+    """What the run did over time, up to the last answer; a decision holds until the next one, or admission closes."""
     width_s, points = source.timeline.width_s, source.timeline.points
     control = _before_any_decision(experiment)
     columns: dict[str, list[float | None]] = {
@@ -233,8 +233,9 @@ def _series(experiment: Experiment, source: SourceTally) -> Report:
     for number, point in enumerate(points):
         control = point.control or control
         columns["time_s"].append(number * width_s)
+        closed = source.closed_s is not None and number * width_s > source.closed_s
         for key in _DECISIONS:
-            columns[key].append(getattr(control, key))
+            columns[key].append(None if closed else getattr(control, key))
         columns["throughput_per_s"].append(point.completed / width_s)
         columns["accuracy"].append(_ratio(point.correct, point.completed) if source.labelled else None)
     return dict(columns)
