@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -145,7 +146,24 @@ def test_a_bug_ends_the_loop_and_says_where(prepared: PreparedNet) -> None:
     assert ended.traceback.startswith("Traceback") and "in leaves" in ended.traceback
     with pytest.raises(LifeOver, match="n1 has ended"):
         worker.status()
-    assert worker.close().tally.node == "n1"
+    closed = worker.close()
+    assert closed.tally.node == "n1" and closed.ended == ended
+
+
+def test_a_journal_s_end_that_the_disk_does_not_take_is_told_when_it_is_closed(
+    prepared: PreparedNet, tmp_path: Path
+) -> None:
+    experiment = flood()
+    worker = WorkerProcess()
+    worker.open(Life(experiment, prepared, "n1", 0, time.time(), tmp_path), "127.0.0.1")
+    (journal,) = journals(tmp_path)
+    (descriptor,) = (fd for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink() and fd.resolve() == journal)
+    with Path("/dev/full").open("wb") as full:
+        os.dup2(full.fileno(), int(descriptor.name))
+    worker.connect({}, assembly.routes_for(experiment, ["n1"], 1)["n1"])
+    closed = worker.close()
+    assert closed.ended.failure == f"n1: {journal}: cannot be written (No space left on device)"
+    assert not closed.ended.traceback and closed.tally.worker.observed_s > 0
 
 
 def test_a_disk_that_does_not_take_the_journal_is_one_line_and_no_traceback(

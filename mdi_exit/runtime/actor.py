@@ -30,7 +30,8 @@ from mdi_exit.runtime.links import Address
 from mdi_exit.runtime.node import LifeOver, Node
 from mdi_exit.tally import NodeSnapshot, NodeTally
 
-_ANSWER_S = 10.0  # a loop that does not answer for so long hangs
+LEASE_S = 10.0  # a worker that answers nothing for so long is ended, and comes back like one that died
+_ANSWER_S = 2 * LEASE_S  # so that its process is gone before anybody hears that its loop hangs
 _LINKED_STEP_S = 0.01
 
 Answer = TypeVar("Answer")
@@ -71,6 +72,7 @@ class Closed:
     pace_missed: float | None  # share of the computations
     notes: tuple[str, ...]
     journals: Mapping[str, bytes]  # by file name, when they have to travel
+    ended: Ended = Ended()  # how; what went wrong after the last outcome, or in closing, is told here alone
 
 
 class WorkerProcess:
@@ -136,12 +138,7 @@ class WorkerProcess:
         """Return when this life is over."""
         node = self._living()
         node.ended.wait()
-        if node.failure is None:
-            return Ended()
-        if isinstance(node.failure, UserError):
-            return Ended(f"{node.life.name}: {node.failure}")
-        line = "".join(traceback.format_exception_only(node.failure)).strip().splitlines()[-1]
-        return Ended(f"{node.life.name}: {line}", "".join(traceback.format_exception(node.failure)))
+        return _how_ended(node)
 
     def close(self) -> Closed:
         """End this life."""
@@ -155,11 +152,11 @@ class WorkerProcess:
             bytes_sent=sum(node.exchange.bytes_sent.values()),
             rss_bytes=psutil.Process().memory_info().rss,
             pace_missed=missed,
-            notes=(
-                *(f"{node.life.name} dropped {n} bad messages of {m}, the last: {why}" for m, (n, why) in refused),
-                *([str(node.failure)] if node.failure is not None else []),  # the journal's end, lost in closing it
+            notes=tuple(
+                f"{node.life.name} dropped {n} bad messages of {m}, the last: {why}" for m, (n, why) in refused
             ),
             journals=_carry_off(node.life),
+            ended=_how_ended(node),
         )
 
     def _living(self) -> Node:
@@ -172,6 +169,15 @@ class WorkerProcess:
             return node.call(function).result(_ANSWER_S)
         except futures.TimeoutError:
             raise LifeOver(f"{node.life.name} did not answer within {_ANSWER_S:.0f} s") from None
+
+
+def _how_ended(node: Node) -> Ended:
+    if node.failure is None:
+        return Ended()
+    if isinstance(node.failure, UserError):
+        return Ended(f"{node.life.name}: {node.failure}")
+    line = "".join(traceback.format_exception_only(node.failure)).strip().splitlines()[-1]
+    return Ended(f"{node.life.name}: {line}", "".join(traceback.format_exception(node.failure)))
 
 
 def _carry_off(life: Life) -> dict[str, bytes]:

@@ -20,7 +20,7 @@ from mdi_exit import assembly
 from mdi_exit.config import Experiment
 from mdi_exit.core.events import ControllerEvent, WorkerJoined, WorkerLost
 from mdi_exit.errors import UserError
-from mdi_exit.runtime.actor import Closed, Ended, Opened, Status, WorkerProcess
+from mdi_exit.runtime.actor import LEASE_S, Closed, Ended, Opened, Status, WorkerProcess
 from mdi_exit.runtime.calls import Calls, Unreachable, fetch
 from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.record import RunAborted
@@ -29,7 +29,6 @@ from mdi_exit.tally import NodeSnapshot, NodeTally
 RESTARTS_MAX = 3  # of each worker; what dies a fourth time will die a fifth
 START_WITHIN_S = 60.0  # a process and its slice; on a Jetson Nano that may take a quarter of it
 LINK_WITHIN_S = 10.0
-LEASE_S = 10.0  # a worker that answers nothing for so long is ended, and comes back like one that died
 _RETRY_S = 0.2  # between calls to a process that is being started again
 
 
@@ -195,7 +194,11 @@ class Crew:
     # ---- the end
 
     def close(self, within_s: float) -> dict[str, Closed]:
-        """End everybody's life; who is down, or does not answer in time, is missing."""
+        """End everybody's life; who is down, or does not answer in time, is missing.
+
+        The figures are worth having although a disk did not take a journal's end: then a note says so. After a bug
+        they cannot be trusted, and RunAborted is raised.
+        """
         calls = {self._actors[name].close.remote(): name for name in self.opened}
         ready, slow = ray.wait(list(calls), num_returns=len(calls), timeout=within_s)
         self.notes += [f"{calls[call]} did not say what it had done" for call in slow]
@@ -205,6 +208,11 @@ class Crew:
                 closed[calls[call]] = fetch(call)
             except Unreachable:
                 self.notes.append(f"{calls[call]} was lost while the run was ending")
+        for ended in (done.ended for done in closed.values()):
+            if ended.traceback:
+                raise RunAborted(ended.failure, ended.traceback)
+            if ended.failure:
+                self.notes.append(ended.failure)
         return closed
 
     def tallies(self, closed: Mapping[str, Closed]) -> tuple[NodeTally, ...]:
