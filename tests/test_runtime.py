@@ -322,7 +322,7 @@ def program() -> Iterator[Callable[..., Program]]:
     scratch = Path(tempfile.mkdtemp(prefix="mx"))  # short: Ray's sockets lie below it
     started: list[Program] = []
 
-    def start(*durations_s: float) -> Program:
+    def start(*durations_s: float, **environment: str) -> Program:
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, *map(str, durations_s)],
             stdout=subprocess.PIPE,
@@ -330,7 +330,7 @@ def program() -> Iterator[Callable[..., Program]]:
             text=True,
             start_new_session=True,
             env={key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-            | {"TMPDIR": str(scratch)},
+            | {"TMPDIR": str(scratch), **environment},
         )
         started.append(Program(process, scratch, [], [], set()))
         return started[0]
@@ -367,10 +367,19 @@ def test_a_run_that_ends_and_one_that_is_interrupted_report_what_they_have_and_l
     one.nothing_is_left()
 
 
-def test_a_termination_while_everything_is_being_started_leaves_nothing(program: Callable[..., Program]) -> None:
-    one = program(600.0)
+def test_a_termination_while_everything_is_being_started_leaves_nothing(
+    program: Callable[..., Program], tmp_path: Path
+) -> None:
+    """Under a shell that wants no tokens, and whose folder for temporary files is too long a path for sockets."""
+    (far := tmp_path / ("far" * 30)).mkdir()
+    one = program(600.0, RAY_AUTH_MODE="disabled", TMPDIR=str(far))
     one.until(lambda words: words[0] == "start")
     one.remember()
+    servers = [process for process in one.family if process.name() in ("gcs_server", "raylet")]
+    assert [server.environ()["RAY_AUTH_MODE"] for server in servers] == ["token", "token"]
+    (folder,) = {folder for server in servers for folder in re.findall(r"/tmp/mdi-exit-\w+", str(server.cmdline()))}
+    assert Path(folder).exists()
     one.process.send_signal(signal.SIGTERM)
     one.until(lambda words: words == ["nothing", "to", "report"])
     one.nothing_is_left()
+    assert not Path(folder).exists() and not list(far.iterdir())

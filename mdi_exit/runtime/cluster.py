@@ -15,7 +15,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -43,6 +43,7 @@ _ENVIRONMENT = {
 # What Ray does on desktop systems by default: keep to the loopback interface. (It turns an address of 127.0.0.1 into
 # the machine's public one otherwise.)
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+_UNGUARDED = "this cluster asks for no token (RAY_AUTH_MODE): whoever reaches its ports can run code on its machines"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Cluster:
 
     is_local: bool
     interrupt: Interrupt
+    warnings: tuple[str, ...] = ()  # for the notes of every run
 
     def run(self, experiment: Experiment, observer: Observer = ignore, folder: Path | None = None) -> RunRecord:
         """Run an experiment in real time; `folder` is where its journals go, if it keeps any.
@@ -60,13 +62,15 @@ class Cluster:
         """
         from mdi_exit.runtime import launch  # only now: it imports Ray, which must not be before the environment is set
 
-        return launch.run(experiment, launch.Setting(observer, folder, self.is_local, self.interrupt))
+        record = launch.run(experiment, launch.Setting(observer, folder, self.is_local, self.interrupt))
+        return replace(record, notes=(*self.warnings, *record.notes))
 
 
 @contextlib.contextmanager
 def local_cluster() -> Iterator[Cluster]:
     """Start a cluster on this machine and end it afterwards, whatever happens."""
-    os.environ["RAY_AUTH_MODE"] = _ENVIRONMENT["RAY_AUTH_MODE"]  # also where a shell has switched it off
+    if _no_token_wanted():  # by a shell of the user's, for some other cluster
+        del os.environ["RAY_AUTH_MODE"]
     _prepare_environment({**_ENVIRONMENT, **_LOOPBACK})
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault(
@@ -117,7 +121,7 @@ def joined_cluster(address: str) -> Iterator[Cluster]:
             raise UserError(f"Ray cluster {address}: cannot be joined ({first})") from error
         try:
             interrupt.take()
-            yield Cluster(False, interrupt)
+            yield Cluster(False, interrupt, (_UNGUARDED,) if _no_token_wanted() else ())
         finally:
             ray.shutdown()
 
@@ -139,6 +143,10 @@ def _prepare_environment(wanted: dict[str, str]) -> None:
                 "Ray was imported before it could be told to start safely; import it inside `with local_cluster()`"
             )
     os.environ.update(missing)
+
+
+def _no_token_wanted() -> bool:
+    return os.environ.get("RAY_AUTH_MODE", "token") != "token"
 
 
 def _check_listening(address: str) -> None:
