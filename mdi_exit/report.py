@@ -6,7 +6,7 @@ duration_s      the admission window, from its opening to its closing; `drain_s`
 throughput_per_s  completions within the admission window per second of it: what the drain still completes is left out
 steady          the second half of the window: what an adaptation that began far off arrived at
 accuracy        of the completed data; accuracy_offered counts a shed, failed or lost one as wrong
-mean queues     weighted by time, over the run up to its last outcome; utilization is the share of it spent computing
+mean queues     weighted by time, from the opening to the last outcome; utilization is the share of it spent computing
 transfer_delay_s  mean over tasks, from hand-over to acknowledgement; a link's two directions are counted together
 """
 
@@ -82,7 +82,7 @@ def build_report(
         "thresholds": list(experiment.thresholds),
         **_outcomes(source),
         **_adaptation(experiment, source),
-        "workers": _workers(experiment, nodes, facts, source.last_s),
+        "workers": _workers(experiment, nodes, facts, sum(_window(source))),
         "links": _links(experiment, nodes),
         "series": _series(experiment, source),
         "machine": machine(),
@@ -247,7 +247,8 @@ def _series(experiment: Experiment, source: SourceTally) -> Report:
 def _workers(
     experiment: Experiment, nodes: Mapping[str, NodeTally], facts: Mapping[str, WorkerFacts], run_s: float
 ) -> Report:
-    """Per worker. Means are over the run up to its last outcome; how long a node idles after it does not matter."""
+    """Per worker. Means are over the time that it was up of the run's `run_s` seconds from the opening of admission to
+    the last outcome; how long a node idles after that does not matter."""
     rows: Report = {}
     for name in experiment.topology.workers:
         node, known = nodes.get(name), facts.get(name, WorkerFacts())

@@ -1,8 +1,7 @@
 """What one node's steps amount to: folds that are cheap enough to run beside the cores and small enough to send.
 
-`NodeTally.add(step)` takes each step once and keeps sums, never the steps. Whatever can be read off events and effects
-is; only the queue lengths are told by the driver with `observe`, because which side a task waits on is no effect. Told
-after every step, their time-weighted means are exact, since nothing else changes a queue.
+`NodeTally.add(step)` keeps sums, never steps. Whatever can be read off events and effects is; queue lengths alone are
+told by the driver, with `observe` after every step, which makes their time-weighted means exact.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ class WorkerTally:
     busy_s: float = 0.0  # sum of the computations' durations, paced ones as the device's
     received: int = 0  # tasks taken from neighbours
     links: dict[str, LinkTally] = field(default_factory=dict)
-    observed_s: float = 0.0  # how long the queues were watched
+    observed_s: float = 0.0  # how long the queues were watched, while admission was open or after it
     input_task_s: float = 0.0  # integral of I_n over that time
     output_task_s: float = 0.0  # integral of O_n
 
@@ -228,6 +227,8 @@ class NodeTally:
             if self.source is None:
                 self.source = SourceTally([0] * self._exits, [0] * self._exits, self._label_of is not None)
             self.source.add(step, self._label_of)
+            if isinstance(step.event, ev.AdmissionOpened):
+                self.begin(step.now)
             return
         event, tally = step.event, self.worker
         if isinstance(event, ev.SegmentDone):
@@ -262,6 +263,11 @@ class NodeTally:
         """Tasks and bytes of a hand-over that ended, zeros when it is not known, and where to count them."""
         link = self.worker.links.setdefault(neighbour, LinkTally())
         return (*self._under_way.pop((neighbour, transfer_id), (0, 0)), link)
+
+    def begin(self, now: float) -> None:
+        """Admission opens: leave out the time before. To be called except at the source, whose tally sees it itself."""
+        self._observed = self._observed and (now, *self._observed[1:])
+        self.worker.observed_s = self.worker.input_task_s = self.worker.output_task_s = 0.0
 
     def observe(self, now: float, input_queue: int, output_queue: int) -> None:
         """Note I_n and O_n as they are from `now` on; to be called after every step of the worker's core."""

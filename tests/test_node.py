@@ -150,6 +150,18 @@ def test_a_bug_ends_the_loop_and_says_where(prepared: PreparedNet) -> None:
     assert closed.tally.node == "n1" and closed.ended == ended
 
 
+def test_what_a_worker_idled_before_admission_opened_is_not_counted(prepared: PreparedNet) -> None:
+    experiment = flood()
+    worker = WorkerProcess()
+    worker.open(Life(experiment, prepared, "n1", 0, time.time()), "127.0.0.1")
+    worker.connect({}, assembly.routes_for(experiment, ["n1"], 1)["n1"])
+    time.sleep(0.2)
+    began_s = time.monotonic()
+    worker.begin()
+    closed = worker.close()
+    assert 0 < closed.tally.worker.observed_s <= time.monotonic() - began_s
+
+
 def test_a_journal_s_end_that_the_disk_does_not_take_is_told_when_it_is_closed(
     prepared: PreparedNet, tmp_path: Path
 ) -> None:

@@ -175,6 +175,24 @@ def test_utilization_is_time_spent_computing(run: Recorded) -> None:
         assert row["compute_delay_s"] == pytest.approx(busy_s / row["processed"], rel=1e-4)
 
 
+def test_bringing_workers_up_and_waiting_for_their_end_are_no_part_of_the_means(run: Recorded) -> None:
+    tallies = [NodeTally(node, 5, label_of if node == "n1" else None) for node in run.tallies]
+    for tally in tallies:
+        whole = run.tallies[tally.node].worker
+        tally.observe(3.0, 0, 0)
+        if tally.node != "n1":  # the source's sees it by itself
+            tally.begin(100.0)
+        for step in (step for step in run.steps if step.node == tally.node):
+            tally.add(replace(step, now=100.0 + step.now))
+        tally.close(100.0 + run.until_s + 50.0)
+        assert tally.worker.observed_s == pytest.approx(run.until_s + 50.0)
+        tally.worker.input_task_s, tally.worker.output_task_s = whole.input_task_s, whole.output_task_s
+    late = build_report(run.experiment, run.card, tallies, {}, "mdi-exit run", "ray")
+    for node, row in run.report()["workers"].items():
+        for key in ("utilization", "input_queue_mean", "output_queue_mean"):
+            assert late["workers"][node][key] == pytest.approx(row[key], rel=1e-4)
+
+
 def test_the_series_say_what_was_decided(run: Recorded) -> None:
     report, series = run.report(), run.report()["series"]
     decisions = [(s.now, e) for s in run.steps for e in s.effects if isinstance(e, fx.RecordControl)]

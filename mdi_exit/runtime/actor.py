@@ -119,6 +119,11 @@ class WorkerProcess:
             time.sleep(_LINKED_STEP_S)
         return missing
 
+    def begin(self) -> None:
+        """Admission opens: from now on it counts how busy the worker is."""
+        node = self._living()
+        self._ask(lambda: node.tally.begin(node.now()))
+
     def tell(self, event: ControllerEvent) -> None:
         """Tell the controller, at the source."""
         node = self._living()

@@ -18,7 +18,7 @@ import ray
 
 from mdi_exit import assembly
 from mdi_exit.config import Experiment
-from mdi_exit.core.events import ControllerEvent, WorkerJoined, WorkerLost
+from mdi_exit.core.events import AdmissionOpened, ControllerEvent, WorkerJoined, WorkerLost
 from mdi_exit.errors import UserError
 from mdi_exit.runtime.actor import LEASE_S, Closed, Ended, Opened, Status, WorkerProcess
 from mdi_exit.runtime.calls import Calls, Unreachable, fetch
@@ -109,6 +109,13 @@ class Crew:
         self._calls.ask(watch, functools.partial(self._ended, name), functools.partial(self._lose, name))
 
     # ---- while they work
+
+    def begin(self) -> None:
+        """Let admission open."""
+        for name in self.opened:
+            if name != self._source:
+                self._calls.ask(self._actors[name].begin.remote())
+        self.tell(AdmissionOpened())
 
     def tell(self, event: ControllerEvent) -> None:
         """Tell the controller. When the source is gone, its watch says so."""

@@ -14,7 +14,7 @@ import psutil
 from mdi_exit import compute
 from mdi_exit.compute import PreparedNet
 from mdi_exit.config import Experiment
-from mdi_exit.core.events import AdmissionClosed, AdmissionOpened, DrainExpired
+from mdi_exit.core.events import AdmissionClosed, DrainExpired
 from mdi_exit.report import WorkerFacts
 from mdi_exit.runtime.actor import Closed
 from mdi_exit.runtime.calls import Calls
@@ -91,7 +91,7 @@ def _admit_and_drain(experiment: Experiment, crew: Crew, calls: Calls, interrupt
             calls.attend(min(left_s, phases.until_look_s()))
 
     phases.enter("run")
-    crew.tell(AdmissionOpened())
+    crew.begin()
     work(experiment.duration_s)
     if interrupt.requested:
         return
