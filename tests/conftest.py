@@ -10,6 +10,11 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from mdi_exit.runtime.cluster import LOCAL_ENVIRONMENT
+
+# Ray reads its environment when it is imported, and test files import what imports it in any order.
+os.environ.update(LOCAL_ENVIRONMENT)
+
 # The same examples on every machine and every run, and no time limits: machines are noisy.
 # HYPOTHESIS_PROFILE=search looks for new ones instead, for an evening's hunt.
 settings.register_profile(

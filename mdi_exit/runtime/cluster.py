@@ -43,6 +43,7 @@ _ENVIRONMENT = {
 # What Ray does on desktop systems by default: keep to the loopback interface. (It turns an address of 127.0.0.1 into
 # the machine's public one otherwise.)
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+LOCAL_ENVIRONMENT = {**_ENVIRONMENT, **_LOOPBACK}  # of the process that starts a cluster of our own
 _UNGUARDED = "this cluster asks for no token (RAY_AUTH_MODE): whoever reaches its ports can run code on its machines"
 
 
@@ -71,7 +72,7 @@ def local_cluster() -> Iterator[Cluster]:
     """Start a cluster on this machine and end it afterwards, whatever happens."""
     if _no_token_wanted():  # by a shell of the user's, for some other cluster
         del os.environ["RAY_AUTH_MODE"]
-    _prepare_environment({**_ENVIRONMENT, **_LOOPBACK})
+    _prepare_environment(LOCAL_ENVIRONMENT)
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault(
             "RAY_AUTH_TOKEN", secrets.token_hex(32)
