@@ -249,6 +249,10 @@ class TestRefusals:
         with pytest.raises(ComputeError, match="device is 'cuda'; the backend onnx runs on cpu"):
             open_runner(bundled, (1,), device="cuda")
 
+    def test_onnx_on_whatever_there_is(self, bundled: PreparedNet) -> None:
+        with pytest.raises(ComputeError, match="device is 'auto'; the backend onnx runs on cpu"):
+            open_runner(bundled, (1,), device="auto")
+
     @pytest.mark.parametrize(
         ("device", "reason"),
         [

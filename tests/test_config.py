@@ -85,7 +85,7 @@ def test_a_file_may_say_everything(tmp_path: Path) -> None:
         duration_s: 12
         drain_s: 0
         data_max: 100
-        runtime: {backend: torch, encrypt: false, port_base: 6000, journal: true, threads_per_worker: 2,
+        runtime: {backend: torch, device: auto, encrypt: false, port_base: 6000, journal: true, threads_per_worker: 2,
                   workers: {n1: 10.0.0.1}}
         """,
     )
@@ -106,6 +106,7 @@ def test_a_file_may_say_everything(tmp_path: Path) -> None:
     assert experiment.limits == Limits(deadline_s=5, hops_max=3)
     assert (experiment.duration_s, experiment.drain_s, experiment.data_max) == (12, 0, 100)
     assert experiment.runtime.workers == {"n1": "10.0.0.1"}
+    assert experiment.runtime.device == "auto"
     assert (experiment.runtime.backend, experiment.runtime.encrypt, experiment.runtime.port_base) == (
         "torch",
         False,
@@ -449,6 +450,18 @@ REFUSALS = {
     "an encryption": (
         "runtime: {encrypt: sometimes}",
         "runtime.encrypt: is 'sometimes'; allowed: true or false",
+    ),
+    "a device": (
+        "runtime: {backend: torch, device: tpu}",
+        "runtime.device: is 'tpu'; allowed: 'cpu', 'cuda' or 'auto'",
+    ),
+    "a device that ONNX Runtime is not used on": (
+        "runtime: {device: cuda}",
+        "runtime.device: is 'cuda'; allowed: 'cpu', or another one with backend: torch",
+    ),
+    "an encryption of former times": (
+        "runtime: {encrypt: auto}",
+        "runtime.encrypt: is 'auto'; allowed: true or false",
     ),
     "a privileged port": ("runtime: {port_base: 80}", "runtime.port_base: is 80; allowed: 1024 or more"),
     "a port beyond all": ("runtime: {port_base: 70000}", "runtime.port_base: is 70000; allowed: 65535 or less"),

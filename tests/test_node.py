@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
 from PIL import Image
 
 from mdi_exit import assembly, compute
 from mdi_exit.compute import PreparedNet
+from mdi_exit.compute.torch_runner import TorchRunner
 from mdi_exit.config import Experiment, load_experiment
 from mdi_exit.core import events as ev
 from mdi_exit.errors import UserError
@@ -124,6 +126,19 @@ def test_classes_that_the_network_does_not_know_are_refused(prepared: PreparedNe
     life = Life(flood(dataset=str(tmp_path)), prepared, "n1", 0, time.time())
     with pytest.raises(UserError, match="class 'unicorn' is none of the network's; allowed: airplane, "):
         Node(life, life.runner(), "127.0.0.1")
+
+
+def test_the_device_of_an_experiment_is_where_segments_run() -> None:
+    for device in ("cpu", "auto", "cuda"):
+        experiment = flood(**{"runtime.backend": "torch", "runtime.device": device})
+        life = Life(experiment, compute.prepare(experiment.model, "torch"), "n1", 0, time.time())
+        if device == "cuda" and not torch.cuda.is_available():
+            with pytest.raises(UserError, match="device is 'cuda', but torch sees 0 CUDA devices here"):
+                life.runner()
+        else:
+            wanted = "cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda"
+            (runs_on,) = {weight.device.type for weight in cast(TorchRunner, life.runner())._network.parameters()}
+            assert runs_on == wanted
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ __all__ = ["BACKENDS", "ComputeError", "PreparedNet", "SegmentRunner", "open_run
 def open_runner(prepared: PreparedNet, hosted: Sequence[int], threads: int = 1, device: str = "cpu") -> SegmentRunner:
     """Open the hosted segments and run each once, so that what cannot work is known before the first task.
 
-    `device` is "cpu", or for the backend torch also "cuda" or "cuda:NUMBER". Raises ComputeError.
+    `device` is "cpu", or for the backend torch also "cuda", "cuda:NUMBER" or "auto", which is the GPU if there is
+    one. Raises ComputeError.
     """
     runner = _open(prepared, hosted, threads, device)
     for k in runner.hosted:

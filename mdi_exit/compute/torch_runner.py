@@ -85,12 +85,14 @@ def one_thread() -> Iterator[None]:
 
 
 def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ComputeError(f"device is {name!r}; allowed are cpu, cuda and cuda:NUMBER") from error
+        raise ComputeError(f"device is {name!r}; allowed are cpu, cuda, cuda:NUMBER and auto") from error
     if device.type not in ("cpu", "cuda"):
-        raise ComputeError(f"device is {name!r}; allowed are cpu, cuda and cuda:NUMBER")
+        raise ComputeError(f"device is {name!r}; allowed are cpu, cuda, cuda:NUMBER and auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ComputeError(f"device is {name!r}, but torch sees {torch.cuda.device_count()} CUDA devices here")
     return device

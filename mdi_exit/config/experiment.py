@@ -23,11 +23,13 @@ _Address = Annotated[str, Field(min_length=1)]
 class RuntimeSettings:
     """How a run in real time is carried out; nothing here changes what is decided.
 
-    Defaults: ONNX Runtime, one thread per worker, links encrypted, ports chosen by the operating system (given ones
+    Defaults: ONNX Runtime on the processor (torch can use a GPU; "auto" does so where a worker finds one, and several
+    on one machine share it), one thread per worker, links encrypted, ports chosen by the operating system (given ones
     must not need privileges; the topology's i-th worker listens i above `port_base`), no journal.
     """
 
     backend: Literal["onnx", "torch"] = "onnx"
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
     encrypt: bool = True
     port_base: Annotated[int, Field(ge=1024, le=PORT_MAX)] | None = None
     journal: bool = False

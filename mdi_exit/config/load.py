@@ -266,6 +266,8 @@ def _worker_options(value: Mapping[str, Any], topology: Topology, place: Place) 
 
 def _runtime(value: Mapping[str, Any], topology: Topology, place: Place) -> RuntimeSettings:
     settings = build(RuntimeSettings, value, place)
+    if settings.backend == "onnx" and settings.device != "cpu":
+        raise place.at("device").refuse(f"is {settings.device!r}", "'cpu', or another one with backend: torch")
     last = PORT_MAX + 1 - len(topology.workers)
     if settings.port_base is not None and settings.port_base > last:
         raise place.at("port_base").refuse(

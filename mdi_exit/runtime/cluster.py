@@ -34,6 +34,8 @@ _ENVIRONMENT = {
     # Said outright, because Ray's default differs between ways of starting it.
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray before 2.60 hides GPUs from whoever reserves none; several workers may share one, so they reserve none.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # By default a call to an actor that was killed fails only after a second or two, waiting for details of its death.
     "RAY_timeout_ms_task_wait_for_death_info": "100",
     "RAY_core_worker_internal_heartbeat_ms": "100",

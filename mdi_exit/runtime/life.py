@@ -47,8 +47,9 @@ class Life:
 
     def runner(self) -> SegmentRunner:
         """Load the slice, paced if the worker stands for another device. Raises UserError."""
-        experiment, name = self.experiment, self.name
-        runner = compute.open_runner(self.prepared, experiment.hosted[name], experiment.runtime.threads_per_worker)
+        experiment, name, runtime = self.experiment, self.name, self.experiment.runtime
+        hosted = experiment.hosted[name]
+        runner = compute.open_runner(self.prepared, hosted, runtime.threads_per_worker, runtime.device)
         profile = experiment.devices[name]
         if profile is None:
             return runner
