@@ -19,9 +19,10 @@ from mdi_exit.compute import PreparedNet
 from mdi_exit.compute.torch_runner import TorchRunner
 from mdi_exit.config import Experiment, load_experiment
 from mdi_exit.core import events as ev
+from mdi_exit.dataset import UnreadableImage
 from mdi_exit.errors import UserError
 from mdi_exit.journal import journals, replay
-from mdi_exit.runtime import launch
+from mdi_exit.runtime import images, launch
 from mdi_exit.runtime.actor import Closed, WorkerProcess
 from mdi_exit.runtime.images import Images
 from mdi_exit.runtime.life import Life
@@ -102,6 +103,32 @@ def test_an_image_that_cannot_be_read_fails_by_name_and_the_run_goes_on(
     assert source is not None
     assert (source.outcomes["completed"], source.outcomes["failed"]) == (12, 2), "7 images, each offered twice"
     assert all("cat/broken.png" in reason for reason in source.reasons["failed"])
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 1 << 20])
+def test_images_decoded_ahead_are_those_asked_for_and_few(
+    prepared: PreparedNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_bytes: int
+) -> None:
+    (tmp_path / "cat").mkdir()
+    for n in range(12):
+        Image.new("RGB", (32, 32), (20 * n, 0, 0)).save(tmp_path / "cat" / f"{n:02}.png")
+    (tmp_path / "cat" / "12.png").write_bytes(b"\x89PNG no more")
+    monkeypatch.setattr(images, "_SHORT_S", -1.0)
+    monkeypatch.setattr(images, "_KEPT_BYTES_MAX", kept_bytes)
+    experiment = flood(dataset=str(tmp_path))
+    data = Images(experiment, prepared.card)
+    unreadable = 0
+    for data_id in (*range(5), 3, 1, *range(12, 40), 20, 100, 101):  # some again, some shed
+        index = assembly.datum_index(experiment, data_id, 13)
+        if index == 12:
+            unreadable += 1
+            with pytest.raises(UnreadableImage, match=r"12\.png"):
+                data.image(data_id)
+        else:
+            assert set(data.image(data_id)[0].flat) == {20 * index}
+        assert len(data._ahead) <= 4 and min(data._ahead, default=1000) > data._latest
+    assert unreadable > 0 and data._reader._threads
+    data.close()
 
 
 def test_images_of_other_sizes_are_resized_where_the_experiment_says_so(

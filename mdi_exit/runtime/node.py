@@ -68,6 +68,8 @@ class Node:
         self._stopping = self._closed = False
         self._journal: JournalWriter | None = None
         with contextlib.ExitStack() as opened:
+            if self._images is not None:
+                opened.callback(self._images.close)
             self._bell, self._rope = socket.socketpair()
             for end in (self._bell, self._rope):
                 opened.callback(end.close)
