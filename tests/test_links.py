@@ -373,7 +373,10 @@ def test_losses_are_drawn_from_the_seed_and_make_a_message_and_those_behind_it_l
     assert fates[0] == fates[1] and 900 < sum(late) < 1100
     behind = Shaper(Shape(loss=0.999999, latency_s=1.0), random.Random(7))
     first_s, second_s = behind.release_s(10, 0.0), behind.release_s(10, 0.0)
-    assert first_s is not None and second_s is not None and second_s >= 2 * (first_s - 1.0) >= 2 * 15 * 2.0
+    assert first_s == second_s == 1.0 + 15 * 2.0
+    busy, rng = Shaper(Shape(loss=0.5), random.Random(7)), random.Random(8)
+    waits = [(busy.release_s(10, sent_s := n / 100 + rng.random() / 100) or 1e9) - sent_s for n in range(4000)]
+    assert max(waits) <= 15 * 0.2 + 1e-6, "a link was blocked by the losses before"
 
 
 def test_the_backlog_of_a_link_is_bounded() -> None:

@@ -2,8 +2,9 @@
 
 Messages leave one after the other, each taking its size over the bandwidth, and arrive the link's latency later. A
 message that is lost is sent again after a retransmission timeout, as TCP does, which carries our links: nothing
-vanishes, but it and whatever is behind it comes later. A link's two directions are independent, and whatever is sent
-counts with the size it really has: tasks with their tensors, acknowledgements, results, reports.
+vanishes, but it comes later, and what was sent behind it waits for it at the other end. A link's two directions are
+independent, and whatever is sent counts with the size it really has: tasks with their tensors, acknowledgements,
+results, reports.
 """
 
 from __future__ import annotations
@@ -62,9 +63,12 @@ class Shaper:
             return None
         transmission_s = self.shape.transmission_s(size_bytes)
         self._free_s = max(self._free_s, now) + transmission_s
+        late_s = 0.0
         for _ in range(_REPEATS_MAX if self.shape.loss else 0):
             if self._rng.random() >= self.shape.loss:
                 break
-            self._free_s += max(_RETRANSMIT_S, 2 * self.shape.latency_s) + transmission_s
-        self._arrivals.append(self._free_s + self.shape.latency_s)
+            self._free_s += transmission_s  # the link is used again, but not while nobody knows of the loss
+            late_s += max(_RETRANSMIT_S, 2 * self.shape.latency_s)
+        arrives_s = self._free_s + late_s + self.shape.latency_s
+        self._arrivals.append(max(arrives_s, self._arrivals[-1]) if self._arrivals else arrives_s)
         return self._arrivals[-1]
