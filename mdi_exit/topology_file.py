@@ -8,6 +8,8 @@ links:
   - [hub, n1]                           # both ways
   - {between: [hub, n2], bandwidth: 20 Mbit/s, latency_s: 0.002, loss: 0.01}
   - {from: n1, to: n2}                  # one way
+
+A frame is lost with probability `loss` and sent again after a timeout, as TCP does: it comes late, it does not vanish.
 """
 
 from __future__ import annotations

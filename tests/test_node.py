@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -190,6 +191,16 @@ def test_a_bug_ends_the_loop_and_says_where(prepared: PreparedNet) -> None:
         worker.status()
     closed = worker.close()
     assert closed.tally.node == "n1" and closed.ended == ended
+
+
+def test_a_process_given_up_for_dead_begins_its_next_life_where_the_former_one_listened(prepared: PreparedNet) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        experiment = flood(**{"runtime.port_base": free.getsockname()[1]})
+    worker = WorkerProcess()
+    first = worker.open(Life(experiment, prepared, "n1", 0, time.time()), "127.0.0.1")
+    second = worker.open(Life(experiment, prepared, "n1", 1, time.time()), "127.0.0.1")
+    assert first.address.endpoint == second.address.endpoint and first.address.key != second.address.key
+    assert worker.close().tally.epoch == 1
 
 
 def test_what_a_worker_idled_before_admission_opened_is_not_counted(prepared: PreparedNet) -> None:

@@ -210,6 +210,25 @@ def test_a_killed_worker_loses_nothing_and_comes_back(cluster: Cluster, tmp_path
     replays(done)
 
 
+def test_a_worker_that_cannot_come_back_stays_down_and_the_run_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1] - 1
+    taken: list[socket.socket] = []
+
+    def kill_and_take_its_port(progress: Progress) -> None:
+        if not taken and "n2" in progress.nodes and progress.nodes["n2"].processed > 20:
+            process = psutil.Process(progress.pids["n2"])
+            process.kill()
+            process.wait(10)
+            taken.append(socket.create_server(("127.0.0.1", port + 1)))
+
+    limits = {"loss_grace_s": 0.5}
+    settings: dict[str, Any] = {"topology": "2-node", "limits": limits, "runtime.port_base": port, **BUSY}
+    done = carry_out(cluster, tmp_path, kill_and_take_its_port, duration_s=6.0, **settings)
+    taken[0].close()
+    assert done.report["completed"] > 0 and "n2 stays down: n2: cannot listen on" in done.record.notes[1]
+
+
 def test_the_source_s_death_ends_the_run_in_one_line(cluster: Cluster) -> None:
     killed: list[int] = []
 
