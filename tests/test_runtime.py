@@ -17,6 +17,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,14 @@ def test_a_bug_of_ours_ends_the_run_and_keeps_its_traceback(cluster: Cluster, tm
         cluster.run(experiment, folder=tmp_path)
     (file,) = tmp_path.iterdir()
     assert str(file) in str(aborted.value) and "in leaves" in file.read_text()
+
+
+def test_a_bug_while_workers_are_being_linked_is_told_as_one(cluster: Cluster, tmp_path: Path) -> None:
+    experiment = load_experiment(None, {"topology": "2-node", **BUSY})
+    for options in experiment.worker_options.values():
+        object.__setattr__(options, "gossip_s", Decimal(1))  # which cannot be added to a time
+    with pytest.raises(RunAborted, match=r"^n\d: TypeError: [^\n]*; this is a bug, its traceback is in [^\n]*$"):
+        cluster.run(experiment, folder=tmp_path)
 
 
 def test_a_port_in_use_is_one_line_and_the_cluster_can_be_used_again(cluster: Cluster, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from mdi_exit.errors import UserError
 from mdi_exit.runtime.node import LifeOver
 from mdi_exit.runtime.record import RunAborted
 
+_WHY_S = 1.0  # within which whoever is gone has said why, if it could
 _STEP_S = 0.1  # how soon an interrupt is noticed while everybody is waited for
 
 
@@ -99,6 +100,7 @@ class Calls:
                 try:
                     answers[name] = fetch(waiting.pop(name))
                 except Unreachable:
+                    self.attend(_WHY_S)  # if it was a bug of ours, whoever asked to be told raises that
                     raise RunAborted(f"{name}: its process died while the run was starting") from None
             if self._interrupted():
                 raise KeyboardInterrupt

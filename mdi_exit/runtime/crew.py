@@ -83,13 +83,13 @@ class Crew:
 
     def link(self) -> None:
         """Make everybody know their neighbours, and wait until all are connected."""
+        for name in self._actors:
+            self._watch(name)
         self._calls.gather(self._route(list(self._actors)), LINK_WITHIN_S)
         calls = {name: actor.linked.remote(LINK_WITHIN_S) for name, actor in self._actors.items()}
         for name, missing in self._calls.gather(calls, 2 * LINK_WITHIN_S).items():
             if missing:
                 raise RunAborted(f"{name} cannot reach {', '.join(missing)}; is there a firewall between them?")
-        for name in self._actors:
-            self._watch(name)
 
     def _open(self, name: str) -> Any:
         return self._actors[name].open.remote(self._lives[name], self._hosts[name])
