@@ -83,22 +83,37 @@ def test_help_is_quick_to_come() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["run"], "experiment"),
-        (["run", "find-rate", "--seed", "-1"], "--seed"),
-        (["demo", "--seconds", "soon"], "--seconds"),
-        (["fly"], "fly"),
+        (["run"], ("argument 'experiment'", "; see mdi-exit run --help")),
+        (["run", "find-rate", "--seed", "-1"], ("--seed", "; see mdi-exit run --help")),
+        (["run", "--sed", "1"], ("--sed", "--seed", "; see mdi-exit run --help")),
+        (["train", "--data"], ("--data", "--help")),
+        (["demo", "--seconds", "soon"], ("--seconds", "; see mdi-exit demo --help")),
+        (["fly"], ("fly", "; see mdi-exit --help")),
     ],
 )
-def test_typing_errors_end_with_status_2(
+def test_typing_errors_are_refused_in_one_line(
     arguments: list[str],
-    words: str,
+    words: tuple[str, ...],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     done = here(*arguments, folder=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
-    assert done.returncode == 2 and words.lower() in done.stderr.lower() and "Traceback" not in done.stderr
+    line = refused(done)
+    assert done.stderr == line + "\n" and all(word in line.lower() for word in words), line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("arguments", "status"), [([], 2), (["--help"], 0), (["run", "--help"], 0)])
+def test_help_is_printed_on_stdout(
+    arguments: list[str],
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    done = here(*arguments, folder=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
+    assert done.returncode == status and "Usage: mdi-exit " in done.stdout and done.stderr == ""
 
 
 @pytest.mark.parametrize(

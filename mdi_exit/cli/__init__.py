@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any, NoReturn
 
 import typer
 
@@ -15,6 +16,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+# Of click, or of the copy of click that newer versions of typer bring: this is the name that both have for it.
+_UsageError: Any = typer.BadParameter.__bases__[0]
 
 
 def main() -> None:
@@ -24,7 +27,18 @@ def main() -> None:
     for family in (run, topologies, learn):
         family.register(app)
     try:
-        app()
+        status = app(prog_name="mdi-exit", standalone_mode=False)  # else typer prints a mistake in a box of its own
     except UserError as error:
-        print(f"mdi-exit: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever it quotes
-        sys.exit(2)
+        _refuse(str(error))
+    except _UsageError as error:
+        if words := error.format_message():  # empty when no command was given: then the help has been printed
+            _refuse(f"{words.rstrip('.')}; see {error.ctx.command_path if error.ctx else 'mdi-exit'} --help")
+        status = 2
+    except typer.Abort:  # typer before 0.28 makes this of Ctrl-C, later ones return the status
+        status = 130
+    sys.exit(status)
+
+
+def _refuse(words: str) -> NoReturn:
+    print(f"mdi-exit: {' '.join(words.split())}", file=sys.stderr)  # one line, whatever it quotes
+    sys.exit(2)
