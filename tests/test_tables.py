@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from rich.console import Console
 
@@ -183,6 +185,23 @@ def test_figures_are_drawn_twice_alike_as_png_and_svg(tmp_path: Path) -> None:
         with Image.open(tmp_path / "once" / f"{name}.png") as image:
             pixels = np.asarray(image.convert("L"))
         assert min(pixels.shape) > 500 and 0.005 < (pixels < 200).mean() < 0.6  # something is drawn, not everything
+
+
+def test_no_title_reaches_over_its_axes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    saving = plots.save
+
+    def keep(figure: Figure, folder: Path, name: str) -> list[Path]:
+        drawn.append(figure)
+        return saving(figure, folder, name)
+
+    monkeypatch.setattr(plots, "save", keep)
+    plots.throughput_accuracy({"a run": record("find-rate", 5.0).report()}, tmp_path)
+    drawn[0].canvas.draw()
+    assert len(drawn[0].axes) == 2
+    for axes in drawn[0].axes:
+        (title,) = [text for text in axes.findobj(Text) if text.get_text() == axes.get_title(loc="left")]
+        assert 0 < title.get_window_extent().width < axes.bbox.width
 
 
 @pytest.mark.parametrize("until_s", [0.05, 0.6])

@@ -75,7 +75,7 @@ def throughput_accuracy(reports: Mapping[str, Report], folder: Path) -> list[Pat
             _point(left, report, name, colour, marker)
         left.set(xlabel="throughput (images per second)", ylabel="accuracy of the answers (%)")
         note = f"marks: the run, with 95 % interval; dots: {_SMOOTH_S:.0f} s each"
-        left.set_title(f"Accuracy against throughput ({note})", loc="left", fontsize=10)
+        left.set_title(f"Accuracy against throughput\n({note})", loc="left", fontsize=10)
         left.set_xlim(left=0)
         left.margins(x=0.15, y=0.15)
         if left.get_legend_handles_labels()[0]:
@@ -134,7 +134,7 @@ def _exit_shares(axes: Axes, reports: Mapping[str, Report]) -> None:
             if accuracy is not None:
                 axes.text(place, height + 0.6, f"{100 * accuracy:.0f}", ha="center", fontsize=8, color="#333333")
     axes.set(xlabel="exit", ylabel="share of the answers (%)", xticks=range(1, exits + 1))
-    axes.set_title("Who left at which exit (above the bars: % right)", loc="left", fontsize=10)
+    axes.set_title("Who left at which exit\n(above the bars: % right)", loc="left", fontsize=10)
     axes.grid(visible=False, axis="x")
 
 
