@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from mdi_exit.shaping import Shape
 from mdi_exit.topology import Topology
 
 _WIDTH = 56  # columns of a text drawing
@@ -70,7 +71,7 @@ def as_picture(topology: Topology, path: Path) -> None:
     for link in topology.links:
         arrow = {"arrowstyle": "-|>" if link.one_way else "-", "color": "0.45", "shrinkA": 18, "shrinkB": 18}
         axes.annotate("", xy=places[link.b], xytext=places[link.a], arrowprops=arrow)
-        if shape := shaping_text(link.bandwidth_bps, link.latency_s, link.loss):
+        if shape := shaping_text(link.shape):
             (ax, ay), (bx, by) = places[link.a], places[link.b]
             axes.text((ax + bx) / 2, (ay + by) / 2, shape, ha="center", va="center", fontsize=7, backgroundcolor="w")
     for name, (x, y) in places.items():
@@ -84,13 +85,16 @@ def as_picture(topology: Topology, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def shaping_text(bandwidth_bps: float | None, latency_s: float, loss: float) -> str:
+def shaping_text(shape: Shape) -> str:
     """What shapes a link, in a few words; empty when nothing does."""
     parts = []
-    if bandwidth_bps is not None:
-        parts.append(f"{bandwidth_bps / 1e6:g} Mbit/s")
-    if latency_s:
-        parts.append(f"{latency_s * 1e3:g} ms")
-    if loss:
-        parts.append(f"{loss:.2%} lost")
+    if shape.mean_bps is not None:
+        varying = "on average " if shape.bandwidth_trace else ""
+        parts.append(f"{varying}{shape.mean_bps / 1e6:g} Mbit/s")
+    if shape.channel is not None:
+        parts.append(f"on channel {shape.channel}")
+    if shape.latency_s:
+        parts.append(f"{shape.latency_s * 1e3:g} ms")
+    if shape.loss:
+        parts.append(f"{shape.loss:.2%} lost")
     return ", ".join(parts)

@@ -17,6 +17,7 @@ import networkx as nx
 
 from mdi_exit.core.types import Routes
 from mdi_exit.errors import UserError
+from mdi_exit.shaping import Shape
 
 
 class TopologyError(UserError):
@@ -29,14 +30,12 @@ class TopologyError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What joins two neighbours. Shaping holds for each direction of a two-way link."""
+    """What joins two neighbours, and what each of its directions is like."""
 
     a: str
     b: str
     one_way: bool = False  # tasks and results go from a to b only
-    bandwidth_bps: float | None = None  # None: as fast as the machine can
-    latency_s: float = 0.0
-    loss: float = 0.0  # probability that a frame is lost on the way and sent again
+    shape: Shape = Shape()  # noqa: RUF009 - frozen
 
     @property
     def label(self) -> str:
@@ -91,6 +90,11 @@ class Topology:
                 backward = link
         return backward
 
+    def channels(self) -> tuple[str, ...]:
+        """The radio channels that links share, in the file's order."""
+        named = [link.shape.channel for link in self.links]
+        return tuple(dict.fromkeys(name for name in named if name is not None))
+
     def hops_from_source(self) -> dict[str, int]:
         """Links a task crosses at least from the source to each worker."""
         hops = nx.single_source_shortest_path_length(_graph(self, self.workers), self.source)
@@ -122,9 +126,11 @@ class Topology:
                     "a": link.a,
                     "b": link.b,
                     "one_way": link.one_way,
-                    "bandwidth_bps": link.bandwidth_bps,
-                    "latency_s": link.latency_s,
-                    "loss": link.loss,
+                    "bandwidth_bps": link.shape.bandwidth_bps,
+                    "bandwidth_trace": link.shape.bandwidth_trace and list(map(list, link.shape.bandwidth_trace.steps)),
+                    "channel": link.shape.channel,
+                    "latency_s": link.shape.latency_s,
+                    "loss": link.shape.loss,
                 }
                 for link in self.links
             ],
@@ -225,9 +231,6 @@ def _check_links(topology: Topology) -> None:
                 other = f"links[{directions[way]}]"
                 raise TopologyError(where, f"{way[0]!r} to {way[1]!r} is already {other}; allowed: each way once")
             directions[way] = index
-        shaping_ok = (link.bandwidth_bps is None or link.bandwidth_bps > 0) and link.latency_s >= 0 <= link.loss < 1
-        if not shaping_ok:
-            raise TopologyError(where, "allowed: bandwidth_bps above 0, latency_s 0 or more, loss within [0, 1)")
 
 
 def _check_connected(topology: Topology) -> None:

@@ -7,7 +7,8 @@ workers: [hub, n1, n2]                  # or a mapping, where something is to be
 links:
   - [hub, n1]                           # both ways
   - {between: [hub, n2], bandwidth: 20 Mbit/s, latency_s: 0.002, loss: 0.01}
-  - {from: n1, to: n2}                  # one way
+  - {from: n1, to: n2, bandwidth_trace: lte.txt}      # one way; a file of lines "seconds bit/s", over and over
+  - {between: [n1, n3], bandwidth: 54 Mbit/s, channel: wifi}      # takes turns with all others of that channel
 
 A frame is lost with probability `loss` and sent again after a timeout, as TCP does: it comes late, it does not vanish.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,22 +25,16 @@ from pydantic import BaseModel, Field
 
 from mdi_exit import resources
 from mdi_exit.core.types import WorkerOptions
+from mdi_exit.shaping import BandwidthTrace, Shape
 from mdi_exit.topology import Link, Topology, TopologyError, WorkerSettings
-from mdi_exit.yamlfile import STRICT, Place, build, check, describe, read_mapping
+from mdi_exit.yamlfile import STRICT, Place, build, check, describe, read_mapping, read_numbers
 
 _Name = Annotated[str, Field(min_length=1)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # safe in file names and link labels
 _BANDWIDTH = re.compile(r"([0-9]*\.?[0-9]+)\s*([kMG]?)bit/s")
+_BANDWIDTHS = ("bandwidth", "bandwidth_bps", "bandwidth_trace")
+_SHAPE = ("latency_s", "loss", "channel")
 _SCALE = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
-
-
-@dataclass(frozen=True, slots=True)
-class Shaping:
-    """What a link is like where its file says nothing of it."""
-
-    bandwidth_bps: float | None = None
-    latency_s: float = 0.0
-    loss: float = 0.0
 
 
 class ShapingSpec(BaseModel):
@@ -50,20 +45,28 @@ class ShapingSpec(BaseModel):
     bandwidth: str | None = None  # the same for people: 20 Mbit/s
     latency_s: Annotated[float, Field(ge=0)] = 0.0
     loss: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    bandwidth_trace: _Name | None = None  # a file of lines "seconds bit/s"
+    channel: _Name | None = None  # links that name the same one take turns
 
-    def over(self, defaults: Shaping, place: Place) -> Shaping:
-        """`defaults` with what was given here in their stead; `bandwidth_bps: null` takes a default limit off."""
-        given = {key: getattr(self, key) for key in self.model_fields_set if key != "bandwidth"}
-        given = {key: value for key, value in given.items() if key in Shaping.__dataclass_fields__}
+    def over(self, defaults: Shape, place: Place, base: Path) -> Shape:
+        """`defaults` with what was given here in their stead; `bandwidth_bps: null` takes a default limit off.
+
+        Files are relative to the folder `base`.
+        """
+        given: dict[str, Any] = {key: getattr(self, key) for key in _SHAPE if key in self.model_fields_set}
+        said = [key for key in _BANDWIDTHS if key in self.model_fields_set]
+        if len(said) > 1:
+            raise place.refuse(f"gives {' and '.join(said)}", "one of them")
+        if said:
+            given |= {"bandwidth_bps": self.bandwidth_bps, "bandwidth_trace": None}
         if self.bandwidth is not None:
-            if "bandwidth_bps" in given:
-                raise place.refuse("gives bandwidth and bandwidth_bps", "one of them")
-            matched = _BANDWIDTH.fullmatch(self.bandwidth)
-            if not matched or float(matched[1]) == 0:
-                allowed = "a number with bit/s, kbit/s, Mbit/s or Gbit/s, such as 20 Mbit/s"
-                raise place.at("bandwidth").refuse(f"is {describe(self.bandwidth)}", allowed)
-            given["bandwidth_bps"] = float(matched[1]) * _SCALE[matched[2]]
-        return replace(defaults, **given)
+            given["bandwidth_bps"] = _bandwidth(self.bandwidth, place.at("bandwidth"))
+        if self.bandwidth_trace is not None:
+            given["bandwidth_trace"] = _bandwidth_trace(base / self.bandwidth_trace, place.at("bandwidth_trace"))
+        try:
+            return replace(defaults, **given)
+        except ValueError as error:
+            raise place.refuse(str(error)) from error
 
 
 class _LinkSpec(ShapingSpec):
@@ -90,14 +93,14 @@ class _TopologySpec(BaseModel):
 
 
 def load(
-    reference: str | Path, base: Path | None = None, shaping: Shaping | None = None, place: Place | None = None
+    reference: str | Path, base: Path | None = None, shaping: Shape | None = None, place: Place | None = None
 ) -> Topology:
     """The topology of a shipped name or of a file (relative to the folder `base`), which `place` refers to.
 
     `shaping` is for links of which the file says nothing. Raises ConfigError naming file and key.
     """
     path = resources.find("topologies", str(reference), base or Path(), place or Place("topology"))
-    return parse_topology(read_mapping(path), Place(str(path)), path.stem, path.parent, shaping or Shaping())
+    return parse_topology(read_mapping(path), Place(str(path)), path.stem, path.parent, shaping or Shape())
 
 
 def built_in() -> tuple[str, ...]:
@@ -105,11 +108,11 @@ def built_in() -> tuple[str, ...]:
     return resources.built_in("topologies")
 
 
-def parse_topology(content: Mapping[str, Any], place: Place, name: str, base: Path, shaping: Shaping) -> Topology:
+def parse_topology(content: Mapping[str, Any], place: Place, name: str, base: Path, shaping: Shape) -> Topology:
     """The topology of a mapping; paths in it are relative to the folder `base`."""
     spec = check(_TopologySpec, content, place)
     names, settings = _workers(spec.workers, place.at("workers"), base)
-    links = tuple(_link(entry, place.at("links", i), shaping) for i, entry in enumerate(spec.links))
+    links = tuple(_link(entry, place.at("links", i), shaping, base) for i, entry in enumerate(spec.links))
     try:
         return Topology(spec.name or name, spec.source, names, links, settings, spec.description, place.file)
     except TopologyError as error:
@@ -139,7 +142,7 @@ def _workers(value: Any, place: Place, base: Path) -> tuple[tuple[str, ...], dic
     return tuple(value), settings
 
 
-def _link(entry: Any, place: Place, shaping: Shaping) -> Link:
+def _link(entry: Any, place: Place, shaping: Shape, base: Path) -> Link:
     ends = "[a, b], or a mapping with between: [a, b] or with from: a and to: b"
     if isinstance(entry, tuple):
         entry = {"between": entry}
@@ -151,5 +154,21 @@ def _link(entry: Any, place: Place, shaping: Shaping) -> Link:
         raise place.refuse("does not say which two workers it joins", ends)
     a, b = spec.between or (spec.sender, spec.to)
     assert a is not None and b is not None
-    shape = spec.over(shaping, place)
-    return Link(a, b, one_way, shape.bandwidth_bps, shape.latency_s, shape.loss)
+    return Link(a, b, one_way, spec.over(shaping, place, base))
+
+
+def _bandwidth(text: str, place: Place) -> float:
+    matched = _BANDWIDTH.fullmatch(text)
+    if not matched or float(matched[1]) == 0:
+        allowed = "a number with bit/s, kbit/s, Mbit/s or Gbit/s, such as 20 Mbit/s"
+        raise place.refuse(f"is {describe(text)}", allowed)
+    return float(matched[1]) * _SCALE[matched[2]]
+
+
+def _bandwidth_trace(path: Path, place: Place) -> BandwidthTrace:
+    """The steps of a text file, "seconds bit/s" in each line; # starts a comment."""
+    rows = read_numbers(path, place, "seconds and bit/s", columns=2)
+    try:
+        return BandwidthTrace(tuple((row[0], row[1]) for _, row in rows), path.name)
+    except ValueError as error:
+        raise Place(str(path)).refuse(str(error)) from error

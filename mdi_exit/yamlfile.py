@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 import typing
 from collections.abc import Hashable, Iterable, Mapping
@@ -20,6 +21,7 @@ import yaml
 
 from mdi_exit.errors import UserError
 
+NUMBERS_MAX = 1_000_000  # lines of a file of numbers: what is read is held in memory
 STRICT = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -109,6 +111,34 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise place.refuse(f"holds {describe(content)}", "a mapping, lines of `key: value`")
     return content
+
+
+def read_numbers(path: Path, place: Place, line: str, columns: int) -> list[tuple[Place, tuple[float, ...]]]:
+    """The lines of a text file that `place` names, each of `columns` finite numbers, with their places.
+
+    # starts a comment. `line` says in words what belongs into a line. Raises ConfigError, about the line that is wrong.
+    """
+    allowed = f"a text file with {line} in each line"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise place.refuse(f"{path} cannot be read ({error})", allowed) from error
+    rows: list[tuple[Place, tuple[float, ...]]] = []
+    for number, whole in enumerate(lines, start=1):
+        words = whole.partition("#")[0].split()
+        if not words:
+            continue
+        inside = Place(f"{path} line {number}")
+        try:
+            row = tuple(map(float, words))
+        except ValueError:
+            row = ()
+        if len(row) != columns or not all(map(math.isfinite, row)):
+            raise inside.refuse(f"is {describe(' '.join(words))}", line)
+        rows.append((inside, row))
+        if len(rows) > NUMBERS_MAX:
+            raise place.refuse(f"{path} has too many lines", f"at most {NUMBERS_MAX}")
+    return rows
 
 
 # ---- checking

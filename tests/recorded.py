@@ -16,7 +16,7 @@ from mdi_exit.journal import CoreName, Step
 from mdi_exit.jsonfile import rounded
 from mdi_exit.models.card import Card
 from mdi_exit.report import Report, WorkerFacts, build_report
-from mdi_exit.simulation.world import SimulatedLink, World
+from mdi_exit.simulation.world import World, shapers
 from mdi_exit.tally import NodeTally
 
 FEATURE_BYTES = (3_072, 24_576, 8_192, 16_384, 6_144, 0)
@@ -60,10 +60,7 @@ def record(name: str, until_s: float = 8.0, close: bool = True, drain_s: float =
     card = assembly.load_card(experiment)
     run = Recorded(experiment, card)
     workers = {worker: assembly.worker_core(experiment, card, worker) for worker in experiment.topology.workers}
-    links = {}
-    for link in experiment.topology.links:
-        for way in ((link.a, link.b), (link.b, link.a)):
-            links[way] = SimulatedLink(link.bandwidth_bps, link.latency_s)
+    links = shapers(experiment.topology, experiment.seed)
     run.tallies = {
         worker: NodeTally(worker, experiment.exits, label_of if worker == experiment.topology.source else None)
         for worker in workers

@@ -96,7 +96,7 @@ def test_a_file_may_say_everything(tmp_path: Path) -> None:
     assert speeds["n1"] == nano
     assert speeds["n2"] == {key: tuple(s / 2 for s in times) for key, times in nano.items()}
     assert speeds["n3"] is speeds["n4"] is None
-    shapes = {(link.bandwidth_bps, link.latency_s, link.loss) for link in experiment.topology.links}
+    shapes = {(link.shape.bandwidth_bps, link.shape.latency_s, link.shape.loss) for link in experiment.topology.links}
     assert shapes == {(20e6, 0.001, 0.01)}
     assert experiment.thresholds == (0.9, 0.8, 0.7, 1.0)
     assert experiment.offloading == MdiExitOffloading(output_limit=50, first_task="input", count_itself=True)
@@ -394,7 +394,7 @@ REFUSALS = {
     ),
     "recorded arrivals going back": (
         "admission: always\narrivals: {rule: recorded, file: back.txt}",
-        "back.txt line 3: is '1'; allowed: finite times in seconds that do not go back",
+        "back.txt line 3: is 1; allowed: times in seconds that do not go back",
     ),
     "recorded arrivals twice": (
         "admission: always\narrivals: {rule: recorded, file: one.txt, gaps_s: [1]}",

@@ -15,8 +15,6 @@ import numpy as np
 import psutil
 import pytest
 import zmq
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mdi_exit import wire
 from mdi_exit.compute.base import FeatureShapes
@@ -26,8 +24,8 @@ from mdi_exit.core.types import Result, Task, WorkerReport
 from mdi_exit.errors import UserError
 from mdi_exit.runtime.exchange import Exchange, TimerName
 from mdi_exit.runtime.links import Address, Links
-from mdi_exit.runtime.shaping import BACKLOG_MAX, Shape, Shaper
 from mdi_exit.runtime.timers import Timers
+from mdi_exit.shaping import Shape, Shaper
 
 FEATURES = FeatureShapes(((3, 4, 4), (2, 4, 4), (2, 2, 2)))  # K = 3
 FEATURE = np.arange(32, dtype=np.float32).reshape(2, 4, 4)
@@ -340,48 +338,6 @@ def test_a_bad_message_is_counted_and_does_no_harm(pair: Pair, frames: list[wire
 
 
 # ---- emulated slowness
-
-
-def test_messages_leave_one_after_the_other_and_arrive_the_latency_later() -> None:
-    shaper = Shaper(Shape(bandwidth_bps=8_000, latency_s=0.5), random.Random(1))
-    assert [shaper.release_s(1000, 0.0), shaper.release_s(500, 0.0)] == [1.5, 2.0]
-    assert shaper.release_s(1000, 10.0) == 11.5  # the link was idle in between
-
-
-@given(
-    sizes=st.lists(st.tuples(st.integers(1, 5000), st.floats(0, 3)), min_size=1, max_size=30),
-    bandwidth_bps=st.floats(1e3, 1e6),
-    latency_s=st.floats(0, 1),
-)
-def test_no_message_is_faster_than_the_link_and_none_overtakes(
-    sizes: list[tuple[int, float]], bandwidth_bps: float, latency_s: float
-) -> None:
-    shaper, now, last_s, sent_bits = Shaper(Shape(bandwidth_bps, latency_s), random.Random(1)), 0.0, 0.0, 0
-    for size, gap_s in sizes:
-        now += gap_s
-        sent_bits += size * 8
-        release_s = shaper.release_s(size, now)
-        assert release_s is not None and release_s >= max(last_s, now + latency_s + size * 8 / bandwidth_bps - 1e-9)
-        assert release_s >= sent_bits / bandwidth_bps + latency_s - 1e-6
-        last_s = release_s
-
-
-def test_losses_are_drawn_from_the_seed_and_make_a_message_and_those_behind_it_late() -> None:
-    lossy = [Shaper(Shape(loss=0.25), random.Random(7)) for _ in range(2)]
-    fates = [[shaper.release_s(10, 10.0 * n) for n in range(4000)] for shaper in lossy]
-    late = [release_s is not None and release_s > 10.0 * n for n, release_s in enumerate(fates[0])]
-    assert fates[0] == fates[1] and 900 < sum(late) < 1100
-    behind = Shaper(Shape(loss=0.999999, latency_s=1.0), random.Random(7))
-    first_s, second_s = behind.release_s(10, 0.0), behind.release_s(10, 0.0)
-    assert first_s == second_s == 1.0 + 15 * 2.0
-    busy, rng = Shaper(Shape(loss=0.5), random.Random(7)), random.Random(8)
-    waits = [(busy.release_s(10, sent_s := n / 100 + rng.random() / 100) or 1e9) - sent_s for n in range(4000)]
-    assert max(waits) <= 15 * 0.2 + 1e-6, "a link was blocked by the losses before"
-
-
-def test_the_backlog_of_a_link_is_bounded() -> None:
-    slow = Shaper(Shape(bandwidth_bps=1.0), random.Random(1))
-    assert sum(slow.release_s(10, 0.0) is None for _ in range(BACKLOG_MAX + 50)) == 50 == slow.dropped
 
 
 def test_a_shaped_link_holds_back_tasks_answers_and_all_else(shaped_pair: Callable[[Shape], Pair]) -> None:

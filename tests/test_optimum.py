@@ -76,12 +76,17 @@ def test_a_slow_link_passes_on_what_it_can() -> None:
 def test_links_of_one_channel_share_it() -> None:
     links = (("a", "b"), ("a", "c"))
     alone = problem([[1.0], [0.001], [0.001]], [[0.1], [0.1]], links, c=())
-    found = optimum(dataclasses.replace(alone, shared=True))
+    found = optimum(dataclasses.replace(alone, channels=("air",) * len(alone.links)))
     assert optimum(alone).rate_per_s == pytest.approx(1 + 10 + 10)
-    assert found.rate_per_s == pytest.approx(1 + 10) and "channel" in binding(found)
-    assert found.nu == pytest.approx(10)  # what a task is worth, over the 0.1 s of the channel it takes
-    assert optimum(alone).nu == 0
-    assert "channel" not in optimum(problem([[0.1]], c=(), shared=True)).load
+    assert found.rate_per_s == pytest.approx(1 + 10) and "channel air" in binding(found)
+    assert found.nu == pytest.approx({"air": 10})  # what a task is worth, over the 0.1 s of the channel it takes
+    assert optimum(alone).nu == {}
+    apart = optimum(dataclasses.replace(alone, channels=("air", "sea")))
+    assert apart.rate_per_s == pytest.approx(1 + 10 + 10) and apart.nu == pytest.approx({"air": 10, "sea": 10})
+    mixed = optimum(dataclasses.replace(alone, channels=("air", None)))
+    assert mixed.nu == pytest.approx({"air": 10}) and {"channel air", "link a->c"} <= {*mixed.load}
+    with pytest.raises(OptimumError, match="channels must have 2 entries"):
+        dataclasses.replace(alone, channels=("air",))
 
 
 def test_a_window_limits_what_the_medium_does_not() -> None:
@@ -152,7 +157,9 @@ def random_graph(rng: np.random.Generator, count: int, shared: bool = False, exi
     send_s = rng.uniform(0.001, 0.05, (len(ways), exits))
     links, c = tuple((names[i], names[j]) for i, j in ways), tuple(rng.uniform(0.2, 1, exits - 1).tolist())
     wait_s = send_s + rng.uniform(-0.01, 0.01, (len(ways), 1)) * (send_s > 0.01)
-    return FluidProblem(names, "n0", compute_s, links, send_s, c, wait_s, shared=shared)
+    return FluidProblem(
+        names, "n0", compute_s, links, send_s, c, wait_s, channels=("air",) * len(links) if shared else ()
+    )
 
 
 @settings(max_examples=40)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,9 +82,7 @@ def test_a_slow_link_between_slices_is_used_as_the_bound_says(worker: dict[str, 
 
 
 def described(example: str = "heterogeneous", trace: ExitTrace | None = None, **changes: Any) -> FluidProblem:
-    options = {
-        key: changes.pop(key) for key in ("measured_s", "header_bytes", "result_bytes", "shared") if key in changes
-    }
+    options = {key: changes.pop(key) for key in ("measured_s", "header_bytes", "result_bytes") if key in changes}
     experiment = load_experiment(example, changes)
     return problem_of(experiment, load_card(experiment), trace or trace_of([*range(50)]), **options)
 
@@ -125,8 +124,15 @@ def test_results_travel_free_unless_their_size_is_given() -> None:
 
 
 def test_one_radio_channel_is_less_than_many_links() -> None:
-    assert optimum(described(links=SLOW, shared=True)).nu > 0
-    assert optimum(described(links=SLOW, shared=True)).rate_per_s < 0.9 * optimum(described(links=SLOW)).rate_per_s
+    on_air = optimum(described(links={**SLOW, "channel": "air"}))
+    assert on_air.nu["air"] > 0
+    assert on_air.rate_per_s < 0.9 * optimum(described(links=SLOW)).rate_per_s
+
+
+def test_a_bandwidth_that_changes_counts_with_its_mean(tmp_path: Path) -> None:
+    (tmp_path / "trace.txt").write_text("1 2e6\n1 0 # out\n")
+    varying = {"bandwidth_trace": str(tmp_path / "trace.txt"), "latency_s": 0.01}
+    assert described(links=varying).send_s == pytest.approx(described(links=SLOW).send_s)
 
 
 def test_the_exit_policy_is_asked_who_goes_on() -> None:

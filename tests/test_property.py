@@ -22,7 +22,8 @@ from mdi_exit.core import events as ev
 from mdi_exit.core.types import Limits, Outcome, WorkerOptions
 from mdi_exit.policies.admission import AlwaysAdmit, RateAdaptation, ThresholdAdaptation
 from mdi_exit.policies.arrivals import BurstyArrivals, PoissonArrivals
-from mdi_exit.simulation.world import SimulatedLink, World
+from mdi_exit.shaping import BandwidthTrace, Shape
+from mdi_exit.simulation.world import Faults, World
 
 from .worlds import fresh_worker, mesh_routes, mesh_world
 
@@ -71,18 +72,22 @@ def drawn_world(seed: int, faults: bool) -> tuple[World, Watch, random.Random]:
     arrivals = draw.choice([None, PoissonArrivals(60.0), BurstyArrivals(20.0, 300.0)])
     adaptive = ThresholdAdaptation(period_s=0.3, queue_max=60)
     admission = draw.choice([adaptive, AlwaysAdmit(queue_max=40)]) if arrivals else RateAdaptation(period_s=0.3)
-    bandwidth_bps = draw.choice([None, 2e6, 20e6])
+    bandwidth = draw.choice([None, 2e6, 20e6, BandwidthTrace(((0.3, 20e6), (0.2, 0.0), (0.4, 5e6)))])
+    channel = draw.choice([None, "air"]) if bandwidth else None
     count = draw.randint(1, 5)
     compute_s = {chr(97 + i): draw.choice([0.002, 0.01, 0.03]) for i in range(count)}
     options = WorkerOptions(group_max=draw.choice([1, 4]), link_window=draw.choice([1, 3]))
 
-    def link() -> SimulatedLink:
-        return SimulatedLink(bandwidth_bps, draw.random() * 0.02, noise, noise, noise * 0.05)
+    def shape() -> Shape:
+        latency_s, loss = draw.random() * 0.02, noise * draw.random()
+        if isinstance(bandwidth, BandwidthTrace):
+            return Shape(None, latency_s, loss, bandwidth, channel)
+        return Shape(bandwidth, latency_s, loss, None, channel)
 
     world = mesh_world(
         count,
         seed=seed,
-        link=link,
+        shape=shape,
         compute_s=compute_s,
         offloading=policies.OFFLOADING[draw.choice(RULES)](),
         admission=admission,
@@ -91,6 +96,7 @@ def drawn_world(seed: int, faults: bool) -> tuple[World, Watch, random.Random]:
         options=options,
         observe=watch,
     )
+    world.faults = Faults(noise, noise, noise * 0.05)
     watch.world = world
     return world, watch, draw
 
@@ -147,8 +153,7 @@ def test_swarm_every_datum_has_one_outcome_though_workers_crash_and_return(seed:
             alive.append(victim)
         for name, routes in mesh_routes([n for n in names if n in alive], version).items():
             world.schedule(draw.random(), name, ev.RoutesChanged(routes))
-    for link in world.links.values():
-        link.loss = link.duplication = link.jitter_s = 0.0
+    world.faults = Faults()
     drain(world, watch)
     assert watch.kinds[Outcome.LOST] == 0, "something was given up though the source lived"
 

@@ -174,6 +174,22 @@ def test_tasks_travel_along_a_line_of_slices_and_results_back(cluster: Cluster, 
     replays(done)
 
 
+def test_links_on_one_radio_channel_carry_together_what_one_of_them_could(cluster: Cluster, tmp_path: Path) -> None:
+    """Three processes book one channel, whose bandwidth comes and goes; twice as much in all would be the links'."""
+    (tmp_path / "air.txt").write_text("0.2 8e6\n0.2 2e6\n")
+    links = {"bandwidth_trace": str(tmp_path / "air.txt"), "latency_s": 0.001, "channel": "air"}
+    placement = {"n1": "1-2", "n2": "2-5", "n3": "2-5"}
+    done = carry_out(
+        cluster, tmp_path, placement=placement, links=links, thresholds=0.99, duration_s=6.0, topology="3-node-mesh"
+    )
+    carried_bits = 8 * sum(worker["bytes_sent"] for worker in done.report["workers"].values())
+    could_bits = 5e6 * (done.report["duration_s"] + done.report["drain_s"] + 1.0)  # reports travel before and after
+    assert done.report["completed"] > 0 == done.report["lost"]
+    assert 0.5 * could_bits < carried_bits <= could_bits
+    assert not list(Path(tempfile.gettempdir()).glob("mdi-exit-radio-*"))
+    replays(done)
+
+
 def test_a_one_way_ring_works(cluster: Cluster, tmp_path: Path) -> None:
     """n1 -> n2 -> n3 -> n1: acknowledgements and reports flow against the links, results go all the way round."""
     placement = {"n1": "1-2", "n2": "3", "n3": "4-5"}

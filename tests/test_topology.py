@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from mdi_exit import drawing
 from mdi_exit.cli import topologies as command
 from mdi_exit.errors import UserError
+from mdi_exit.shaping import BandwidthTrace, Shape
 from mdi_exit.topology import Link, Topology, TopologyError, WorkerSettings, routes
-from mdi_exit.topology_file import Shaping, built_in, load
+from mdi_exit.topology_file import built_in, load
 from mdi_exit.yamlfile import ConfigError
 
 RING = Topology("ring", "a", ("a", "b", "c"), (Link("a", "b", True), Link("b", "c", True), Link("c", "a", True)))
@@ -82,19 +83,43 @@ def test_a_file_says_everything_of_workers_and_links(tmp_path: Path) -> None:
               - {from: n2, to: hub, bandwidth_bps: null}
             """,
         ),
-        shaping=Shaping(bandwidth_bps=1e6, latency_s=0.5),
+        shaping=Shape(bandwidth_bps=1e6, latency_s=0.5),
     )
     assert topology.name == "graph"
     assert topology.workers == ("hub", "n1", "n2")
     assert topology.links == (
-        Link("hub", "n1", False, 1e6, 0.5, 0.0),
-        Link("n1", "n2", False, 2500.0, 0.002, 0.25),
-        Link("n2", "hub", True, None, 0.5, 0.0),
+        Link("hub", "n1", False, Shape(1e6, 0.5, 0.0)),
+        Link("n1", "n2", False, Shape(2500.0, 0.002, 0.25)),
+        Link("n2", "hub", True, Shape(None, 0.5, 0.0)),
     )
     assert topology.settings_of("hub") == WorkerSettings()
     assert topology.settings_of("n1") == WorkerSettings("jetson-nano", "1-3", 0.5, {"group_max": 4})
     assert topology.settings_of("n2") == WorkerSettings(str(tmp_path / "devices/mine.yaml"), (2, 3))
     assert [link.label for link in topology.links] == ["hub-n1", "n1-n2", "n2->hub"]
+
+
+def test_a_link_may_have_a_bandwidth_that_changes_and_a_channel(tmp_path: Path) -> None:
+    (tmp_path / "lte.txt").write_text("# seconds bit/s\n1.5 2e6\n\n0.5 0 # a tunnel\n")
+    text = """
+        source: a
+        workers: [a, b, c]
+        links:
+          - {between: [a, b], bandwidth_trace: lte.txt}
+          - {between: [b, c], bandwidth: 1 Mbit/s, channel: wifi}
+          - {between: [a, c], bandwidth_bps: 3e6, channel: null}
+        """
+    topology = load(write(tmp_path, text), shaping=Shape(bandwidth_bps=1e6, channel="hall"))
+    trace = BandwidthTrace(((1.5, 2e6), (0.5, 0.0)))
+    assert [link.shape for link in topology.links] == [
+        Shape(bandwidth_trace=trace, channel="hall"),
+        Shape(1e6, channel="wifi"),
+        Shape(3e6),
+    ]
+    assert topology.channels() == ("hall", "wifi")
+    plain = topology.plain()["links"]
+    assert plain[0]["bandwidth_trace"] == [[1.5, 2e6], [0.5, 0.0]] and plain[1]["channel"] == "wifi"
+    drawn = run(str(tmp_path / "graph.yaml")).output
+    assert "on average 1.5 Mbit/s" in drawn and "on channel wifi" in drawn
 
 
 START = "source: a\nworkers: [a, b, c]\n"
@@ -131,6 +156,26 @@ REFUSALS = {
     "two bandwidths": (
         START + "links: [{between: [a, b], bandwidth: 1 bit/s, bandwidth_bps: 1}]",
         "links[0]: gives bandwidth and bandwidth_bps; allowed: one of them",
+    ),
+    "a bandwidth and a trace": (
+        START + "links: [{between: [a, b], bandwidth: 1 bit/s, bandwidth_trace: fine.txt}]",
+        "links[0]: gives bandwidth and bandwidth_trace; allowed: one of them",
+    ),
+    "no such trace": (
+        START + "links: [{between: [a, b], bandwidth_trace: nothing.txt}]",
+        "links[0].bandwidth_trace: ",
+    ),
+    "a trace of words": (
+        START + "links: [{between: [a, b], bandwidth_trace: words.txt}]",
+        "words.txt line 2: is '1 fast'; allowed: seconds and bit/s",
+    ),
+    "a trace without bandwidth": (
+        START + "links: [{between: [a, b], bandwidth_trace: outage.txt}]",
+        "outage.txt: a bandwidth trace wants steps that last, none below 0 bit/s and not all at 0",
+    ),
+    "a channel without a bandwidth": (
+        START + "links: [{between: [a, b], channel: wifi}]",
+        "links[0]: a link on a channel wants a bandwidth",
     ),
     "negative speed": ("source: a\nworkers: {a: {speed: -1}}", "workers.a.speed: is -1; allowed: above 0"),
     "workers as text": ("source: a\nworkers: a", "workers: is 'a'; allowed: a list of names, or a mapping"),
@@ -175,10 +220,12 @@ REFUSALS = {
 @pytest.mark.parametrize("case", REFUSALS)
 def test_what_cannot_be_is_refused_in_one_line(case: str, tmp_path: Path) -> None:
     text, complaint = REFUSALS[case]
+    (tmp_path / "words.txt").write_text("1 1e6\n1 fast\n")
+    (tmp_path / "outage.txt").write_text("1 0\n")
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as refusal:
         load(path)
-    assert str(refusal.value).startswith(f"{path}: ")
+    assert str(refusal.value).startswith((f"{path}: ", str(tmp_path)))
     assert complaint in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -191,8 +238,8 @@ def test_unknown_names_and_missing_files_list_what_is_shipped(tmp_path: Path) ->
 
 
 def test_a_graph_made_by_a_program_is_checked_as_well() -> None:
-    with pytest.raises(TopologyError, match=r"links\[0\]: allowed: bandwidth_bps above 0"):
-        Topology("x", "a", ("a", "b"), (Link("a", "b", loss=1.5),))
+    with pytest.raises(TopologyError, match=r"links\[0\]: joins 'a' to itself"):
+        Topology("x", "a", ("a", "b"), (Link("a", "a"),))
     with pytest.raises(TopologyError, match="workers: settings for an unknown worker 'z'"):
         Topology("x", "a", ("a",), (), {"z": WorkerSettings()})
 
@@ -326,7 +373,7 @@ def test_frames_find_the_link_that_carries_them() -> None:
     assert RING.carrier("b", "a") is RING.links[0]  # an acknowledgement, against the link
     assert LINE.carrier("c", "b") is LINE.links[1]
     assert LINE.carrier("a", "c") is None
-    slow_back = Topology("x", "a", ("a", "b"), (Link("a", "b", True), Link("b", "a", True, latency_s=1.0)))
+    slow_back = Topology("x", "a", ("a", "b"), (Link("a", "b", True), Link("b", "a", True, Shape(latency_s=1.0))))
     assert slow_back.carrier("b", "a") is slow_back.links[1]
 
 

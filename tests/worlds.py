@@ -14,7 +14,8 @@ from mdi_exit.core.worker import WorkerCore
 from mdi_exit.policies.admission import RateAdaptation
 from mdi_exit.policies.exit import ThresholdExit
 from mdi_exit.policies.offloading import MdiExitOffloading
-from mdi_exit.simulation.world import SimulatedLink, World
+from mdi_exit.shaping import OwnMedium, Shape, Shaper
+from mdi_exit.simulation.world import World
 
 EXITS = 3
 SURE, UNSURE = ExitReading(0.95, 7, 0.1), ExitReading(0.30, 7, 2.0)
@@ -102,7 +103,7 @@ def mesh_world(
     count: int,
     *,
     seed: int = 0,
-    link: Callable[[], SimulatedLink] = lambda: SimulatedLink(20e6, 0.001),
+    shape: Callable[[], Shape] = lambda: Shape(20e6, 0.001),
     compute_s: Mapping[str, float] | float = 0.01,
     offloading: Any = None,
     admission: Any = None,
@@ -117,14 +118,14 @@ def mesh_world(
     limits = limits or Limits()
     cores = {name: fresh_worker(name, seed, offloading, limits, options, is_source=name == "a") for name in names}
     admission = admission or RateAdaptation(period_s=0.5)
-    rng = random.Random(f"{seed}/controller")
+    rng, media = random.Random(f"{seed}/controller"), dict[str, OwnMedium]()
     controller = ControllerCore(EXITS, (0.8,) * (EXITS - 1), admission, arrivals, limits, rng, data_max)
     delays = compute_s if isinstance(compute_s, Mapping) else dict.fromkeys(names, compute_s)
     world = World(
         cores,
         "a",
         controller,
-        {pair: link() for pair in full_mesh(names)},
+        {(a, b): _shaper(shape(), media, f"{seed}/link {a} {b}") for a, b in full_mesh(names)},
         lambda name, k: delays[name],
         oracle,
         (3072, 8192, 4096, 0),
@@ -135,6 +136,11 @@ def mesh_world(
         world.schedule(0.0, name, ev.RoutesChanged(routes))
     world.schedule(0.0, "controller", ev.AdmissionOpened())
     return world
+
+
+def _shaper(shape: Shape, media: dict[str, OwnMedium], seed: str) -> Shaper:
+    medium = media.setdefault(shape.channel, OwnMedium()) if shape.channel else None
+    return Shaper(shape, random.Random(seed), medium)
 
 
 def fresh_worker(

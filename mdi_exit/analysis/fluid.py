@@ -3,7 +3,7 @@
 Rates f[l][k], at which tasks for segment k cross the direction l of a link, and p[n][k], at which worker n computes
 segment k (papers.md section 1.3 for fixed thresholds; derived there, the paper's own statement is unknown): tasks that
 come to a worker are computed there or go on, no worker computes for more than one second per second, no direction of a
-link, or no shared radio channel, is busy for more than that.
+link, and no radio channel that links share, is busy for more than that.
 """
 
 from __future__ import annotations
@@ -47,12 +47,14 @@ class FluidProblem:
     continuation: tuple[float, ...]  # c[k], k = 1..K-1: the share of what segment k computed that goes on
     wait_s: Array | None = None  # (L, K); None: no window limits anything
     result_s: Array | None = None  # (L,), seconds of the medium for one result
-    shared: bool = False  # the links share one radio channel
+    channels: tuple[str | None, ...] = ()  # per direction, the radio channel that it is on; () and None: on none
 
     def __post_init__(self) -> None:
         shape, known = (len(self.links), len(self.continuation) + 1), set(self.workers)
         if self.source not in known or any(end not in known for link in self.links for end in link):
             raise OptimumError("the source and the ends of links must be among the workers")
+        if self.channels and len(self.channels) != len(self.links):
+            raise OptimumError(f"channels must have {len(self.links)} entries, one per direction of a link, or none")
         if self.compute_s.shape != (len(self.workers), shape[1]) or len(known) != len(self.workers):
             raise OptimumError(f"compute_s must be workers x {shape[1]} for {shape[1]} segments, each worker once")
         for name, times, wanted in (
@@ -139,7 +141,6 @@ def problem_of(
     measured_s: Mapping[str, Sequence[float]] | None = None,
     header_bytes: int = 0,
     result_bytes: int | None = None,
-    shared: bool = False,
 ) -> FluidProblem:
     """What limits an experiment. A task takes its worker's device profile's time, or `measured_s` (segments 1..K).
 
@@ -147,8 +148,8 @@ def problem_of(
     per round trip (transmission, latency, acknowledgement, latency); a window of 1 is stop-and-wait. A frame has
     `header_bytes` beside its tasks, an acknowledgement nothing else; a lost frame is sent again. Tasks go only where
     `topology.routes` lets the cores send them. Results travel free, or as frames of `result_bytes`, by any way. On a
-    `shared` channel the transmissions of all links exclude each other; latencies do not. Gossip, and the medium's
-    time for acknowledgements, are ignored: the bound stays one.
+    radio channel the transmissions of all its links exclude each other; latencies do not. A bandwidth that changes
+    counts with its mean. Gossip, and the medium's time for acknowledgements, are ignored: the bound stays one.
 
     Raises OptimumError when the trace has other exits than the model, or nothing is known of a worker's times.
     """
@@ -164,18 +165,21 @@ def problem_of(
     wait_s, result_s = np.zeros_like(send_s), np.zeros(len(ways))
     allowed = routes(topology, hosted, experiment.exits, topology.workers, version=0)
     for i, (a, b, link) in enumerate(ways):
-        options, tries = experiment.worker_options[a], 1 / (1 - link.loss)
-        header_s = _transmission_s(link, header_bytes) / options.group_max
-        turn_s = 2 * link.latency_s / options.group_max + header_s
+        options, tries = experiment.worker_options[a], 1 / (1 - link.shape.loss)
+        header_s = link.shape.transmission_s(header_bytes) / options.group_max
+        turn_s = 2 * link.shape.latency_s / options.group_max + header_s
         for k, size_bytes in enumerate(trace.payload_bytes[:-1]):
             if b in allowed[a].toward_segment[k]:
-                send_s[i, k] = tries * (_transmission_s(link, size_bytes) + header_s)
+                send_s[i, k] = tries * (link.shape.transmission_s(size_bytes) + header_s)
                 wait_s[i, k] = (send_s[i, k] + tries * turn_s) / options.link_window
-        result_s[i] = tries * _transmission_s(link, result_bytes or 0)
+        result_s[i] = tries * link.shape.transmission_s(result_bytes or 0)
     shares = _shares(trace, _policy_leaving(trace, experiment.exit, experiment.thresholds))
     between = tuple((a, b) for a, b, _ in ways)
     results = None if result_bytes is None else result_s
-    return FluidProblem(topology.workers, topology.source, compute_s, between, send_s, shares, wait_s, results, shared)
+    channels = tuple(link.shape.channel for _, _, link in ways)
+    return FluidProblem(
+        topology.workers, topology.source, compute_s, between, send_s, shares, wait_s, results, channels
+    )
 
 
 def _directions(topology: Topology) -> list[tuple[str, str, Link]]:
@@ -199,7 +203,3 @@ def _seconds(
     if profile is None:
         raise OptimumError(f"{worker}: has no device profile; allowed: one for every worker, or measured times")
     return profile.seconds(card.model.architecture, card.model.image_size)
-
-
-def _transmission_s(link: Link, size_bytes: int) -> float:
-    return size_bytes * 8 / link.bandwidth_bps if link.bandwidth_bps else 0.0

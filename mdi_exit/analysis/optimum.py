@@ -10,6 +10,7 @@ with grouping, the compute times must be those at the group size in use.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from mdi_exit.analysis.fluid import Array, FluidProblem, OptimumError
 
 PRICE_MAX = 5.0  # prices of tasks are clipped there: that far from the source's 1 they mean little
 _NOISE = 1e-6  # relative; what is below is the solver's tolerance
+_CHANNEL = "channel "
 _NAMED = 6  # bottlenecks in a message
 
 _Pairs = tuple[NDArray[np.intp], NDArray[np.intp]]
@@ -31,7 +33,7 @@ _Pairs = tuple[NDArray[np.intp], NDArray[np.intp]]
 class Bottleneck:
     """A resource that binds: with 1 % more of it the rate grows by `share` of 1 %."""
 
-    name: str  # worker n1, link n1->n2, window n1->n2, channel
+    name: str  # worker n1, link n1->n2, window n1->n2, channel wifi
     price_per_s: float  # its dual: data per second gained for one more of this resource
     share: float  # the price as a share of the rate; those of all bottlenecks sum to 1
 
@@ -44,7 +46,7 @@ class Optimum:
     processed_per_s: Array  # (N, K), p[n][k]
     sent_per_s: Array  # (L, K), f[l][k]
     pi: Array  # (N, K), what one more task for segment k at n costs, within 0..PRICE_MAX
-    nu: float  # what a second of the shared channel costs; 0 without one
+    nu: Mapping[str, float]  # what a second of each radio channel costs
     segment_cost: Array  # (K,), what bringing and computing segment k costs per datum; 0 where none is computed
     load: Mapping[str, float]  # how busy each resource is, 0..1
     bottlenecks: tuple[Bottleneck, ...]  # largest share first
@@ -81,7 +83,7 @@ def optimum(problem: FluidProblem) -> Optimum:
         processed / lp.unit_s,
         sent / lp.unit_s,
         pi,
-        price_of.get("channel", 0.0),
+        {name.removeprefix(_CHANNEL): price for name, price in price_of.items() if name.startswith(_CHANNEL)},
         np.divide(cost, computed, out=np.zeros(exits), where=computed > _NOISE * rate),
         dict(zip(lp.names, (lp.capacity @ found.x).tolist(), strict=True)),
         tuple(Bottleneck(lp.names[i], price_of[lp.names[i]], float(shares[i])) for i in ranked),
@@ -171,13 +173,13 @@ def _capacity(problem: FluidProblem, processes: _Pairs, sends: _Pairs, columns: 
     busy: NDArray[np.bool_] = np.any(send > 0, axis=1) | (result > 0)
     names = [f"worker {name}" for name in problem.workers]
     labels = [f"{a}->{b}" for a, b in problem.links]
-    if problem.shared:
-        medium_row = np.full(len(labels), len(names))
-        names += ["channel"] if busy.any() else []
-    else:
-        busy &= np.any(send > wait, axis=1) | (result > 0) | ~slow
-        medium_row = len(names) + np.cumsum(busy) - 1
-        names += [f"link {label}" for label, row in zip(labels, busy, strict=True) if row]
+    channels = problem.channels or (None,) * len(labels)
+    alone = np.array([channel is None for channel in channels], dtype=np.bool_)
+    busy &= ~alone | np.any(send > wait, axis=1) | (result > 0) | ~slow
+    media = [(label and f"{_CHANNEL}{label}") or f"link {way}" for label, way in zip(channels, labels, strict=True)]
+    row_of = {name: len(names) + i for i, name in enumerate(dict.fromkeys(itertools.compress(media, busy)))}
+    medium_row = np.array([row_of.get(name, -1) for name in media], dtype=np.intp)
+    names += row_of
     window_row = len(names) + np.cumsum(slow) - 1
     names += [f"window {label}" for label, row in zip(labels, slow, strict=True) if row]
     p, f = 1 + np.arange(len(n)), 1 + len(n) + np.arange(len(link))

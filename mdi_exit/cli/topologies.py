@@ -88,7 +88,7 @@ def _links(topology: Topology) -> Table | str:
         return "no links"
     table = _table("link", "direction", "shaping")
     for link in topology.links:
-        shape = shaping_text(link.bandwidth_bps, link.latency_s, link.loss)
+        shape = shaping_text(link.shape)
         table.add_row(link.label, "one way" if link.one_way else "both ways", shape or "as fast as it can")
     return table
 

@@ -24,14 +24,22 @@ from mdi_exit.dataset import SAMPLE
 from mdi_exit.devices import DeviceProfile, check_exits, load_device
 from mdi_exit.models.card import Card, ModelConfig
 from mdi_exit.models.files import CheckpointError, resolve, weights_path
+from mdi_exit.shaping import Shape
 from mdi_exit.topology import Topology
-from mdi_exit.topology_file import Shaping, ShapingSpec
+from mdi_exit.topology_file import ShapingSpec
 from mdi_exit.topology_file import load as load_topology
 from mdi_exit.yamlfile import Place, build, check, describe, parse, read_mapping
 
 _DEFAULTS = "default experiment"  # stands for a file in messages when there is none
 _POLICIES = ("exit", "offloading", "admission", "arrivals")
-_REFERENCES = ("model", "dataset", "topology", "devices", "arrivals.file")  # settings that may hold a path
+_REFERENCES = (
+    "model",
+    "dataset",
+    "topology",
+    "devices",
+    "arrivals.file",
+    "links.bandwidth_trace",
+)  # settings that may hold a path
 
 
 def load_experiment(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Experiment:
@@ -100,7 +108,7 @@ def _from_here(dotted: str, value: Any) -> Any:
 def _resolve(spec: schema.ExperimentSpec, place: Place, base: Path, name: str) -> Experiment:
     weights = _weights(spec.model, place.at("model"), base)
     model = Card.load(weights.with_suffix(".json")).model
-    shaping = check(ShapingSpec, spec.links, place.at("links")).over(Shaping(), place.at("links"))
+    shaping = check(ShapingSpec, spec.links, place.at("links")).over(Shape(), place.at("links"), base)
     topology = load_topology(spec.topology, base, shaping, place.at("topology"))
     devices = _devices(spec.devices, topology, model, place.at("devices"), base)
     limits = _limits(spec.limits, place.at("limits"))

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from mdi_exit.yamlfile import STRICT, Place, build, describe
+from mdi_exit.yamlfile import STRICT, Place, build, describe, read_numbers
 
 _Name = Annotated[str, Field(min_length=1)]
 
@@ -101,28 +101,15 @@ def _recorded_gaps(value: object, place: Place, base: Path) -> tuple[float, ...]
     if not isinstance(value, str):
         raise place.refuse(f"is {describe(value)}", "the path of a text file")
     path = base / value
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise place.refuse(
-            f"{path} cannot be read ({error})", "a text file with one time in seconds per line"
-        ) from error
-    times: list[float] = []
-    for number, line in enumerate(lines, start=1):
-        text = line.partition("#")[0].strip()
-        if not text:
-            continue
-        inside = Place(f"{path} line {number}")
-        try:
-            time_s = float(text)
-        except ValueError as error:
-            raise inside.refuse(f"is {describe(text)}", "a time in seconds") from error
-        if not abs(time_s) < float("inf") or (times and time_s < times[-1]):
-            raise inside.refuse(f"is {describe(text)}", "finite times in seconds that do not go back")
-        times.append(time_s)
-    if len(times) < 2:
-        raise place.refuse(f"{path} holds {len(times)} times", "two or more")
-    return tuple(later - earlier for earlier, later in itertools.pairwise(times))
+    lines = read_numbers(path, place, "a time in seconds", columns=1)
+    if len(lines) < 2:
+        raise place.refuse(f"{path} holds {len(lines)} times", "two or more")
+    gaps: list[float] = []
+    for (_, (earlier_s,)), (inside, (later_s,)) in itertools.pairwise(lines):
+        if later_s < earlier_s:
+            raise inside.refuse(f"is {later_s:g}", "times in seconds that do not go back")
+        gaps.append(later_s - earlier_s)
+    return tuple(gaps)
 
 
 def _names(registry: Mapping[str, type]) -> str:

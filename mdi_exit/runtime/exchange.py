@@ -17,15 +17,11 @@ from mdi_exit.core import events as ev
 from mdi_exit.core.types import Task
 from mdi_exit.runtime.fit import check_fit
 from mdi_exit.runtime.links import Links
-from mdi_exit.runtime.shaping import Shape, Shaper
 from mdi_exit.runtime.timers import Timers
+from mdi_exit.shaping import Shape, Shaper
 from mdi_exit.wire import Buffer, LinkMessage, Tensor, WireError, decode, encode
 
-# On top of what the link needs: a busy machine may leave a process waiting this long, and giving up too early makes
-# work twice. A neighbour that died is noticed without it.
-_ACKNOWLEDGE_WITHIN_S = 2.0
 _SLOWEST_BPS = 4e6  # what is expected of a link of which nothing is known
-_SMALL_BYTES = 256  # an acknowledgement with its report
 _ANSWERED_MAX = 1_024  # hand-overs answered lately, to answer a repeated one again; windows keep far below
 _RESULTS_MAX = 1_024  # results in one message; more go in several
 
@@ -74,7 +70,7 @@ class Exchange:
         size_bytes = sum(map(len, frames))
         self._started[effect.to, effect.transfer_id] = now
         sent_s = self._put(effect, frames, size_bytes, now)
-        deadline_s = sent_s + _answer_within_s(self._shape(effect.to), size_bytes)
+        deadline_s = sent_s + self._shape(effect.to).answer_within_s(size_bytes, sent_s)
         if (effect.to, effect.transfer_id) in self._started:
             self._timers.set(("answer", effect.to, effect.transfer_id), deadline_s)
 
@@ -203,9 +199,3 @@ class Exchange:
         for task, tensor in zip(tasks, tensors, strict=True):
             if tensor.shape != shape or tensor.dtype != dtype or task.payload_bytes != tensor.nbytes:
                 raise WireError(f"a payload of {tensor.dtype} {tensor.shape} for segment {task.k}")
-
-
-def _answer_within_s(shape: Shape, size_bytes: int) -> float:
-    """How long to wait for an acknowledgement once the tasks are with the neighbour: generously, in both ways."""
-    round_s = shape.transmission_s(size_bytes + _SMALL_BYTES) + 2 * shape.latency_s
-    return _ACKNOWLEDGE_WITHIN_S + 3 * round_s

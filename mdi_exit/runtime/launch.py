@@ -15,6 +15,7 @@ from mdi_exit import compute
 from mdi_exit.compute import PreparedNet
 from mdi_exit.config import Experiment
 from mdi_exit.core.events import AdmissionClosed, DrainExpired
+from mdi_exit.errors import UserError
 from mdi_exit.report import WorkerFacts
 from mdi_exit.runtime.actor import Closed
 from mdi_exit.runtime.calls import Calls
@@ -42,6 +43,19 @@ class Setting:
 
 def run(experiment: Experiment, setting: Setting) -> RunRecord:
     """Run an experiment on the cluster that Ray is connected to; see `Cluster.run`."""
+    channels = experiment.topology.channels()
+    if not channels:
+        return _run(experiment, setting, None)
+    if not setting.is_local:
+        raise UserError(
+            f"{experiment.topology.name}: links on channel {', '.join(channels)}, which are emulated only where all "
+            "workers are on one machine; allowed: a local run, or links without a channel"
+        )
+    with tempfile.TemporaryDirectory(prefix="mdi-exit-radio-") as folder:
+        return _run(experiment, setting, Path(folder))
+
+
+def _run(experiment: Experiment, setting: Setting, channels: Path | None) -> RunRecord:
     if setting.interrupt.requested:
         raise KeyboardInterrupt
     calls = Calls(lambda: setting.interrupt.requested)
@@ -53,7 +67,7 @@ def run(experiment: Experiment, setting: Setting) -> RunRecord:
         check_groups(experiment, prepared.features)
         Images(experiment, prepared.card)  # wrong data are to be told of now, not by a worker
         phases.enter("start")
-        lives = _lives(experiment, prepared, setting)
+        lives = _lives(experiment, prepared, setting, channels)
         crew.open(lives, "127.0.0.1" if setting.is_local else "")
         phases.enter("link")
         crew.link()
@@ -139,7 +153,7 @@ class _Phases:
         self._observer(Progress(self._phase, elapsed_s, left_s, dict(crew.snapshots), crew.lost, crew.pids))
 
 
-def _lives(experiment: Experiment, prepared: PreparedNet, setting: Setting) -> dict[str, Life]:
+def _lives(experiment: Experiment, prepared: PreparedNet, setting: Setting, channels: Path | None) -> dict[str, Life]:
     """Everybody's first life. On other machines the slice travels with it, and journals are kept aside until asked
     for."""
     started_unix_s, number = time.time(), secrets.token_hex(4)
@@ -152,7 +166,7 @@ def _lives(experiment: Experiment, prepared: PreparedNet, setting: Setting) -> d
             journals = Path(tempfile.gettempdir()) / f"mdi-exit-{number}-{name}"
         if not experiment.runtime.journal:
             journals = None
-        lives[name] = Life(experiment, net, name, 0, started_unix_s, journals, not setting.is_local)
+        lives[name] = Life(experiment, net, name, 0, started_unix_s, journals, not setting.is_local, channels)
     return lives
 
 

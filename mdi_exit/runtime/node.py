@@ -79,9 +79,10 @@ class Node:
                 self._journal = opened.enter_context(JournalWriter(life.journals, header))
             self.links = Links(life.name, host, life.port, experiment.runtime.encrypt, self._bell.fileno())
             opened.callback(self.links.close)
+            shapers = life.shapers(opened)
             self._opened = opened.pop_all()
         self.exchange = Exchange(
-            life.name, self.links, life.shapers(), self._features, self._timers, self.now, self._arrived, self._keep
+            life.name, self.links, shapers, self._features, self._timers, self.now, self._arrived, self._keep
         )
         self._computer = Computer(runner, self._wake)
         self._thread = threading.Thread(target=self._run, name="node", daemon=True)

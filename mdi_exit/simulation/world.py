@@ -19,24 +19,32 @@ from mdi_exit.core import events as ev
 from mdi_exit.core.controller import ControllerCore
 from mdi_exit.core.types import ExitReading, Task, TaskKey
 from mdi_exit.core.worker import WorkerCore
+from mdi_exit.shaping import OwnMedium, Shaper
+from mdi_exit.topology import Topology
 
 _HEADER_BYTES = 64  # a frame without a payload: an acknowledgement, a report, a result
-_ACKNOWLEDGE_WITHIN_S = 1.0  # on top of three times what the link needs for the frame and its answer
 
 
-@dataclass(slots=True)
-class SimulatedLink:
-    """One direction of a link: frames leave one after the other, each takes latency_s + bytes * 8 / bandwidth_bps."""
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What a network may do to frames beside what its links' shapes say; TCP would hide it from a real worker."""
 
-    bandwidth_bps: float | None = None  # None: infinitely fast
-    latency_s: float = 0.0
-    loss: float = 0.0  # probability that a frame vanishes
+    loss: float = 0.0  # probability that a frame vanishes for good
     duplication: float = 0.0  # probability that it arrives twice
     jitter_s: float = 0.0  # a further delay, uniform up to this; frames may overtake each other
-    free_s: float = 0.0  # when the last frame has left
 
-    def transmission_s(self, size_bytes: int) -> float:
-        return size_bytes * 8 / self.bandwidth_bps if self.bandwidth_bps else 0.0
+
+def shapers(topology: Topology, seed: int) -> dict[tuple[str, str], Shaper]:
+    """Both directions of every link (answers flow against a one-way link); those on one radio channel share it."""
+    media = {channel: OwnMedium() for channel in topology.channels()}
+    directions = {}
+    for link in topology.links:
+        for way in ((link.a, link.b), (link.b, link.a)):
+            carrier = topology.carrier(*way)
+            assert carrier is not None
+            medium = media.get(carrier.shape.channel) if carrier.shape.channel else None
+            directions[way] = Shaper(carrier.shape, random.Random(f"{seed}/link {way[0]} {way[1]}/0"), medium)
+    return directions
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,7 @@ class World:
         workers: Mapping[str, WorkerCore],
         source: str,
         controller: ControllerCore,
-        links: Mapping[tuple[str, str], SimulatedLink],
+        links: Mapping[tuple[str, str], Shaper],
         compute_s: Callable[[str, int], float],
         oracle: Oracle,
         payload_bytes: tuple[int, ...],
@@ -74,6 +82,7 @@ class World:
         self.now = 0.0
         self.workers, self.source, self.controller = dict(workers), source, controller
         self.links = dict(links)
+        self.faults = Faults()
         self.epochs = dict.fromkeys(workers, 0)
         self.finished = False
         self._compute_s, self._oracle, self._payload_bytes, self._rng = compute_s, oracle, payload_bytes, rng
@@ -187,21 +196,23 @@ class World:
 
     def _send_tasks(self, node: str, effect: fx.SendTasks) -> None:
         size_bytes = _HEADER_BYTES + sum(task.payload_bytes for task in effect.tasks)
-        link = self.links[node, effect.to]
-        backlog_s = max(0.0, link.free_s - self.now)
-        needed_s = backlog_s + link.transmission_s(size_bytes + _HEADER_BYTES) + 2 * (link.latency_s + link.jitter_s)
-        self._transmit(node, effect.to, size_bytes, ev.TasksArrived(effect.tasks, node, effect.transfer_id))
+        arrives_s = self._transmit(node, effect.to, size_bytes, ev.TasksArrived(effect.tasks, node, effect.transfer_id))
         self._sent_s[node, effect.to, effect.transfer_id] = self.now
-        patience_s = _ACKNOWLEDGE_WITHIN_S + 3 * needed_s
-        self.schedule(patience_s, node, _TransferTimedOut(effect.to, effect.transfer_id))
+        patience_s = self.links[node, effect.to].shape.answer_within_s(size_bytes, arrives_s)
+        self.schedule(arrives_s - self.now + patience_s, node, _TransferTimedOut(effect.to, effect.transfer_id))
 
-    def _transmit(self, node: str, to: str, size_bytes: int, event: _Scheduled) -> None:
-        link = self.links[node, to]
-        link.free_s = max(self.now, link.free_s) + link.transmission_s(size_bytes)
-        copies = 0 if self._rng.random() < link.loss else 1 + (self._rng.random() < link.duplication)
+    def _transmit(self, node: str, to: str, size_bytes: int, event: _Scheduled) -> float:
+        """Send a frame; return when it is with the neighbour, as far as the sender knows."""
+        arrives_s = self.links[node, to].release_s(size_bytes, self.now)
+        if arrives_s is None:
+            return self.now
+        faults, copies = self.faults, 1
+        if faults.loss or faults.duplication:
+            copies = 0 if self._rng.random() < faults.loss else 1 + (self._rng.random() < faults.duplication)
         for _ in range(copies):
-            delay_s = link.free_s - self.now + link.latency_s + self._rng.random() * link.jitter_s
-            self.schedule(delay_s, to, event)
+            late_s = self._rng.random() * faults.jitter_s if faults.jitter_s else 0.0
+            self.schedule(arrives_s - self.now + late_s, to, event)
+        return arrives_s
 
     def _translate(self, node: str, event: _Scheduled) -> ev.Event | None:
         """Turn what only a driver knows of into the event the core waits for, or None when it is stale."""
