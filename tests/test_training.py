@@ -6,6 +6,7 @@ import dataclasses
 import io
 import itertools
 import json
+import shlex
 import shutil
 import sys
 import zipfile
@@ -17,20 +18,23 @@ import numpy as np
 import pytest
 import torch
 import typer
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
 from mdi_exit.cli import learn
+from mdi_exit.config import load_experiment, parse_setting
 from mdi_exit.errors import UserError
 from mdi_exit.machine import command_line
 from mdi_exit.models import checkpoint
-from mdi_exit.models.card import Card, CardError, ModelConfig
+from mdi_exit.models.card import BottleneckConfig, Card, CardError, ModelConfig
 from mdi_exit.models.files import resolve
 from mdi_exit.models.multi_exit import ExitHead, MultiExitNetwork, Normalize
 from mdi_exit.softmax import softmax
 from mdi_exit.trace import ExitTrace, TraceError
-from mdi_exit.training import calibrate, evaluate, fit, optimise, record
+from mdi_exit.training import calibrate, evaluate, fit, optimise, plots, record
 from mdi_exit.training.augment import augment
 from mdi_exit.training.split import stratified_split
 from mdi_exit.training.train import changes_of_plan, parse_bottleneck
@@ -100,8 +104,15 @@ def test_a_finished_run_is_not_trained_further(tmp_path: Path) -> None:
 
 def test_another_run_is_not_continued(tmp_path: Path) -> None:
     run(settings(epochs=1), tmp_path / "state.pt")
-    with pytest.raises(fit.TrainingError, match=r"state\.pt: holds another run \(batch_size was 8, now 4\)"):
+    with pytest.raises(fit.TrainingError, match=r"state\.pt: holds another run \(batch_size: 8 -> 4\); give"):
         run(settings(epochs=1, batch_size=4), tmp_path / "state.pt")
+    model = dataclasses.replace(settings().model, bottlenecks=(BottleneckConfig(1, 4, 2),), classes=("b", "r"))
+    with pytest.raises(fit.TrainingError) as error:
+        run(settings(epochs=1, model=model, seed=6), tmp_path / "state.pt")
+    differences = "model.classes: blue, red -> b, r, model.bottlenecks: none -> 1:4:2, seed: 5 -> 6"
+    assert f"holds another run ({differences}); " in str(error.value)
+    long = dataclasses.replace(model, classes=("b" * 99, "r"))
+    assert len(fit._differences(dataclasses.asdict(model), dataclasses.asdict(long))[0]) < 100
     (tmp_path / "state.pt").write_bytes(b"half a fi")
     with pytest.raises(fit.TrainingError, match=r"state\.pt: not a readable training state"):
         run(settings(epochs=1), tmp_path / "state.pt")
@@ -359,13 +370,31 @@ def write_images(path: Path, count: int, seed: int = 0, folders: tuple[str, str]
 
 def invoke(*words: str | Path) -> int:
     """Run a command as the command line would; a UserError comes through."""
+    return said(*words)[0]
+
+
+def said(*words: str | Path) -> tuple[int, str]:
+    """The same, and what it said, on standard output and error."""
     app = typer.Typer()
     learn.register(app)
     result = CliRunner().invoke(app, [str(word) for word in words])
     if isinstance(result.exception, UserError):
         raise result.exception
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code
+    return result.exit_code, result.output
+
+
+def named_next(output: str) -> list[list[str]]:
+    """The words of the commands that a command says one might type next."""
+    lines = [line.partition("mdi-exit ")[2] for line in output.splitlines() if line.startswith(("Next: ", "  or: "))]
+    assert lines, output
+    return [shlex.split(line) for line in lines]
+
+
+TRAINING = (
+    *("--batch-size", "18", "--lr", "0.03", "--seed", "3", "--image-size", str(SIDE), "--name", "net"),
+    *("--bottleneck", "1:4:2", "--device", "cpu", "--threads", "1"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -373,9 +402,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data.zip, test.zip and the outcome of a two-epoch training in net/."""
     folder = tmp_path_factory.mktemp("learn")
     data, test = write_images(folder / "data.zip", 40), write_images(folder / "test.zip", 12, seed=3)
-    words = ("--epochs", "2", "--batch-size", "18", "--lr", "0.03", "--seed", "3", "--image-size", str(SIDE))
-    more = ("--name", "net", "--bottleneck", "1:4:2", "--device", "cpu", "--threads", "1", "--test", test)
-    assert invoke("train", "--data", data, "--out", folder / "net", *words, *more) == 0
+    assert invoke("train", "--data", data, "--out", folder / "net", *TRAINING, "--epochs", "2", "--test", test) == 0
     return folder
 
 
@@ -390,6 +417,59 @@ def test_train_leaves_a_checkpoint_figures_and_curves(trained: Path) -> None:
     assert len(metrics["history"]) == 2 and metrics["seed"] == 3
     with Image.open(trained / "net" / "training.png") as picture:
         assert picture.width > 400
+
+
+@pytest.mark.parametrize("epochs", ["1", "2"])
+def test_a_finished_run_says_how_to_train_on_and_its_card_keeps_its_epochs(
+    epochs: str, trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained / "net", tmp_path / "net")
+    before = (tmp_path / "net" / "net.safetensors").read_bytes()
+    words = ["train", "--data", str(trained / "data.zip"), "--out", str(tmp_path / "net"), *TRAINING]
+    status, output = said(*words, "--epochs", epochs)
+    assert status == 0 and "epoch 1" not in output and "training " not in output
+    assert f"{tmp_path / 'net'}: this run is finished, nothing was trained; " in output
+    assert "more --epochs than 2" in output
+    assert Card.load(tmp_path / "net" / "net.json").epochs == 2
+    assert (tmp_path / "net" / "net.safetensors").read_bytes() == before
+
+
+def test_each_command_names_one_that_can_be_typed_next(trained: Path, tmp_path: Path) -> None:
+    """From the training to a run, by what was printed alone."""
+    out, data = tmp_path / "a folder", str(trained / "data.zip")
+    status, output = said("train", "--data", data, "--out", out, *TRAINING, "--epochs", "1")
+    assert status == 0 and f"Results in {out}: net.safetensors, net.json, metrics.json, training.png\n" in output
+    (calibrating,) = named_next(output)
+    status, output = said(*calibrating)
+    assert status == 0 and f"Results in {out / 'calibrated'}: net.safetensors, net.json, calibration.json," in output
+    running, tracing = named_next(output)
+    status, output = said(*(str(trained / "test.zip") if word == "OTHER-IMAGES" else word for word in tracing))
+    assert status == 0 and (out / "calibrated" / "trace.npz").exists()
+    assert named_next(output) == [[word.replace("data.zip", "test.zip") for word in running]]
+    assert running[:2] == ["run", "own-data"] and running[2::2] == ["--set"] * 3
+    experiment = load_experiment("own-data", dict(parse_setting(setting) for setting in running[3::2]))
+    assert experiment.model == str(out / "calibrated" / "net.safetensors") and experiment.dataset == data
+
+
+def test_what_is_typed_next_names_a_bundled_network_by_its_name(tmp_path: Path) -> None:
+    words = ("mobilenetv2-cifar10", "--data", "sample", "--images", "1", "--out", tmp_path / "trace.npz")
+    (running,) = named_next(said("trace", *words)[1])
+    assert "model=mobilenetv2-cifar10" in running
+
+
+def test_curves_of_one_epoch_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, "_write", lambda figure, path: drawn.append(figure))
+    plots.plot_history([{"epoch": 1, "loss": 2.0, "validation_accuracy": [0.2, 0.5]}], tmp_path / "training.png")
+    canvas: Any = FigureCanvasAgg(drawn[0])  # its methods have no types
+    lines = [line for axes in drawn[0].axes for line in axes.lines]
+    for line in lines:
+        canvas.draw()
+        with_it = np.array(canvas.buffer_rgba())
+        line.set_visible(False)
+        canvas.draw()
+        assert not np.array_equal(with_it, np.array(canvas.buffer_rgba()))
+    assert len(lines) == 3
 
 
 def test_resnet_50_can_be_trained_with_a_bottleneck_too(tmp_path: Path) -> None:
@@ -422,12 +502,28 @@ def test_calibrate_fits_to_exactly_what_was_held_out(
     before, after = Card.load(net.with_suffix(".json")), Card.load(out / "net.json")
     assert before.validation is not None and after.validation is not None
     assert after.validation.accuracy == before.validation.accuracy
+    assert "temperatures fitted to these" in after.validation.data and "fitted" not in before.validation.data
     assert after.temperatures != before.temperatures and after.weights_sha256 == before.weights_sha256
+    assert before.test is not None and after.test is None, "the figures of other temperatures were kept"
     checkpoint.load(out / "net")
     summary = json.loads((out / "calibration.json").read_text())
     assert tuple(summary["temperatures"]) == after.temperatures
     with Image.open(out / "reliability.png") as picture:
         assert picture.width > 400
+
+
+def test_calibrate_warns_of_temperatures_that_mean_little(trained: Path, tmp_path: Path) -> None:
+    logits, labels = honest_logits(1000)
+    random = np.roll(logits, 1, axis=0)  # of other images: the best is to be sure of nothing
+    temperatures = calibrate.fit_temperatures(np.stack([logits, 50 * random]), labels)
+    assert calibrate.doubts(temperatures[:1], 1000) == []
+    (at_bound,) = calibrate.doubts(temperatures, 1000)
+    assert "20.08" in at_bound and "of exit 2;" in at_bound
+    (few,) = calibrate.doubts(temperatures[:1], 999)
+    assert "fitted to 999 images" in few
+    words = ("calibrate", trained / "net" / "net", "--data", trained / "data.zip", "--out", tmp_path)
+    warnings = [line for line in said(*words)[1].splitlines() if line.startswith("mdi-exit: warning: ")]
+    assert "fitted to 4 images" in warnings[-1]
 
 
 def test_calibrate_refuses_data_whose_held_out_part_is_not_the_trainings(trained: Path, tmp_path: Path) -> None:
@@ -496,6 +592,15 @@ def test_trace_records_all_images_or_a_seeded_part(trained: Path, tmp_path: Path
     assert card.test is not None and whole.accuracy() == pytest.approx(card.test.accuracy)
 
 
+def test_a_trace_of_the_training_data_is_warned_of(trained: Path, tmp_path: Path) -> None:
+    words = ("trace", trained / "net" / "net", "--out", tmp_path / "trace.npz", "--images", "5", "--data")
+    for data, flatters in (("data.zip", True), ("test.zip", False)):
+        status, output = said(*words, trained / data)
+        warnings = [line for line in output.splitlines() if line.startswith("mdi-exit: warning: ")]
+        assert status == 0 and len(warnings) == flatters and output.count("flatters") == 1
+        assert all(f"{trained / data} is what the network was trained on" in line for line in warnings)
+
+
 def test_an_interruption_says_how_to_go_on(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -519,11 +624,21 @@ def test_an_interruption_says_how_to_go_on(
     (("--padding", "16"), "--padding 16: allowed is less than the image size, 16"),
 ])  # fmt: skip
 def test_options_that_cannot_be_met_are_refused_in_one_line(
-    trained: Path, tmp_path: Path, words: tuple[str, ...], message: str
+    tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
+    """And before any image is looked for."""
     with pytest.raises(UserError, match=message) as error:
-        invoke("train", "--data", trained / "data.zip", "--out", tmp_path / "out", "--image-size", str(SIDE), *words)
+        invoke("train", "--data", tmp_path / "nowhere", "--out", tmp_path / "out", "--image-size", str(SIDE), *words)
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_test_images_are_refused_before_the_training(trained: Path, tmp_path: Path) -> None:
+    words = ("train", "--data", trained / "data.zip", "--out", tmp_path / "out", "--image-size", str(SIDE), "--test")
+    with pytest.raises(UserError, match="nowhere: no such data set"):
+        invoke(*words, tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"cats\.zip: its classes are cat, dog; "):
+        invoke(*words, write_images(tmp_path / "cats.zip", 4, folders=("cat", "dog")))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_in_a_card_names_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:

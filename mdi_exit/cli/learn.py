@@ -110,7 +110,10 @@ def trace(
     device: _Device = "auto",
     threads: _Threads = 0,
 ) -> None:
-    """Record what every exit says about every image, for simulations that need no network."""
+    """Record what every exit says about every image, for simulations that need no network.
+
+    Give images that the network was not trained on: of those it knows, a trace flatters it.
+    """
     from mdi_exit.training.record import TraceOptions, run_trace
 
     run_trace(TraceOptions(checkpoint, data, out, images, seed, device, threads))

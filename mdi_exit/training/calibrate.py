@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from mdi_exit.training.split import data_sum, stratified_split
 
 # exp(+-3): a temperature beyond 20 or below a twentieth means the exit has learnt nothing
 _LOG_TEMPERATURE_MAX = 3.0
+_AT_BOUND = 0.01  # so near it, in the logarithm, the search would have gone on
+_IMAGES_ENOUGH = 1000  # with fewer, a temperature is more the draw's than the exit's
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +59,40 @@ def run_calibration(options: CalibrateOptions) -> Card:
     images, labels = _held_out(options, card)
     logits = _logits(network, images, "validation images")
     temperatures = fit_temperatures(logits, labels)
-    card = dataclasses.replace(card, temperatures=temperatures)
+    card = dataclasses.replace(card, temperatures=temperatures, test=None)  # what was measured, was with others
     words = f"{Path(options.data).name}, all images" if options.separate else f"{card.data}, held-out validation"
+    words += "; temperatures fitted to these"
     card = dataclasses.replace(card, validation=figures_of(card, words, logits, labels))
     if options.test is not None:
         card = measure_test(network, card, options.test, options.test_name)
     console.print_card(card)
+    for words in doubts(temperatures, len(labels)):
+        console.warn(words)
     with outputs.writing(options.out):
-        _write(options, card)
+        weights = _write(options, card)
         plots.plot_reliability(logits, labels, temperatures, options.out / "reliability.png")
+    print(f"Results in {options.out}: {weights.name}, {weights.stem}.json, calibration.json, reliability.png")
+    tracing = ["trace", weights, "--data", options.test or "OTHER-IMAGES", "--out", options.out / "trace.npz"]
+    console.show_next(console.run_command(weights, options.test or options.data), tracing)
     return card
 
 
-def _write(options: CalibrateOptions, card: Card) -> None:
+def doubts(temperatures: tuple[float, ...], images: int) -> list[str]:
+    """Why temperatures fitted to so many images may be worth little, a line for each reason."""
+    found: list[str] = []
+    bound = _LOG_TEMPERATURE_MAX - _AT_BOUND
+    if ends := [f"{t:.3f} of exit {k}" for k, t in enumerate(temperatures, 1) if abs(math.log(t)) > bound]:
+        found.append(
+            f"at the bound of what is tried: the temperature {', '.join(ends)}; such an exit has learnt nothing, "
+            "or is right about every one of too few images"
+        )
+    if images < _IMAGES_ENOUGH:
+        found.append(f"fitted to {images} images; with fewer than about {_IMAGES_ENOUGH} a temperature means little")
+    return found
+
+
+def _write(options: CalibrateOptions, card: Card) -> Path:
+    """Write checkpoint and summary; return the weights' file."""
     options.out.mkdir(parents=True, exist_ok=True)
     source = resolve(options.checkpoint)
     target = options.out / source.name
@@ -78,6 +102,7 @@ def _write(options: CalibrateOptions, card: Card) -> None:
     summary = {"temperatures": card.temperatures, "validation": card.validation, "test": card.test}
     text = json.dumps(summary, indent=2, default=dataclasses.asdict)
     (options.out / "calibration.json").write_text(text + "\n", encoding="utf-8")
+    return target
 
 
 def fit_temperatures(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, ...]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +70,23 @@ def machine_in_words(device: str) -> str:
     return f"{os.cpu_count()} CPU cores ({platform.machine()}), no accelerator"
 
 
+def warn(words: str) -> None:
+    """Say in a line what the user may have missed; standard output is for results."""
+    print(f"mdi-exit: warning: {words}", file=sys.stderr)
+
+
+def show_next(*commands: Sequence[object]) -> None:
+    """Say which command to type next, or which ones to choose from."""
+    for number, words in enumerate(commands):
+        print(f"{'  or' if number else 'Next'}: mdi-exit {shlex.join(map(str, words))}")
+
+
+def run_command(checkpoint: Path | str, data: str) -> list[object]:
+    """The words of a run of that network on those images, whatever the sizes of either."""
+    settings = (f"model={checkpoint}", f"dataset={data}", "resize=true")
+    return ["run", "own-data", *(word for setting in settings for word in ("--set", setting))]
+
+
 def print_card(card: Card) -> None:
     """Print a row per exit and set of images."""
     table = Table(title=f"{card.model.architecture}, {card.epochs} epochs")
@@ -78,5 +98,5 @@ def print_card(card: Card) -> None:
         for k in range(card.model.exits):
             shares = (figures.accuracy[k], figures.ece_before[k], figures.ece_after[k])
             cells = [f"{100 * share:.2f} %" for share in shares]
-            table.add_row(figures.data, str(k + 1), *cells, f"{card.temperatures[k]:.3f}")
+            table.add_row("" if k else figures.data, str(k + 1), *cells, f"{card.temperatures[k]:.3f}")
     Console().print(table)

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import pickle
+import textwrap
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -204,6 +205,32 @@ def _fingerprint(config: TrainingConfig, images: NDArray[np.uint8], labels: NDAr
     return {**described, "training_images": len(images), "training_images_sum": data_sum(images, labels)}
 
 
+def _differences(there: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """What differs, each as `key: there -> asked`."""
+    before, after = _flat(there), _flat(asked)
+    keys = [key for key in {**after, **before} if before.get(key) != after.get(key)]
+    if "training_images_sum" in keys:  # follows from other images; so do their mean and deviation
+        keys = [key for key in keys if key not in ("model.mean", "model.std")]
+    return [f"{key}: {_brief(before.get(key))} -> {_brief(after.get(key))}" for key in keys]
+
+
+def _brief(value: str | None) -> str:
+    return textwrap.shorten(value or "none", 60, placeholder=" ...")
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        elif isinstance(value, list):  # of classes, or of bottlenecks as they are written, CUT:CHANNELS:STRIDE
+            entries = (":".join(map(str, e.values())) if isinstance(e, dict) else str(e) for e in value)
+            flat[prefix + key] = ", ".join(entries)
+        else:
+            flat[prefix + key] = str(value)
+    return flat
+
+
 def _store(run: _Run, path: Path, fingerprint: dict[str, Any]) -> None:
     state = {
         "fingerprint": fingerprint,
@@ -227,10 +254,9 @@ def _restore(run: _Run, path: Path, fingerprint: dict[str, Any], device: str) ->
         theirs = state["fingerprint"]
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise TrainingError(f"{path}: not a readable training state; remove it to start anew") from error
-    if changed := [key for key in fingerprint if theirs.get(key) != fingerprint[key]]:
+    if theirs != fingerprint:
         raise TrainingError(
-            f"{path}: holds another run ({changed[0]} was {theirs.get(changed[0])!r}, "
-            f"now {fingerprint[changed[0]]!r}); "
+            f"{path}: holds another run ({', '.join(_differences(theirs, fingerprint))}); "
             "give the same options to continue it, or another --out"
         )
     run.network.load_state_dict(state["network"])

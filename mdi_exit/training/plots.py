@@ -24,10 +24,10 @@ def plot_history(history: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     losses, shares = figure.subplots(1, 2)
     epochs = [entry["epoch"] for entry in history]
-    losses.plot(epochs, [entry["loss"] for entry in history], color="black")
+    losses.plot(epochs, [entry["loss"] for entry in history], color="black", marker=".")  # one epoch is a point
     losses.set(xlabel="epoch", ylabel="training loss, all exits")
     for k, accuracy in enumerate(zip(*(entry["validation_accuracy"] for entry in history), strict=True), start=1):
-        shares.plot(epochs, [100 * share for share in accuracy], label=f"exit {k}")
+        shares.plot(epochs, [100 * share for share in accuracy], label=f"exit {k}", marker=".")
     shares.set(xlabel="epoch", ylabel="validation accuracy (%)")
     shares.legend()
     _write(figure, path)
@@ -36,14 +36,14 @@ def plot_history(history: list[dict[str, Any]], path: Path) -> None:
 def plot_reliability(
     logits: NDArray[np.float32], labels: NDArray[np.int64], temperatures: tuple[float, ...], path: Path
 ) -> None:
-    """Draw accuracy over confidence for each exit, with temperature 1 and with the fitted ones."""
+    """Draw accuracy over confidence for each exit, with temperature 1 and with those fitted to these very images."""
     exits = len(temperatures)
     figure = Figure(figsize=(2.6 * exits, 3.0), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, exits, sharey=True))
     for k, panel in enumerate(panels):
         correct = logits[k].argmax(axis=1) == labels
         panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle="dashed")
-        for temperature, name in ((1.0, "before"), (temperatures[k], "after")):
+        for temperature, name in ((1.0, "before"), (temperatures[k], "after, fitted to these")):
             confidence = softmax(logits[k], temperature).max(axis=1)
             number = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
             filled = [b for b in range(ECE_BINS) if np.any(number == b)]

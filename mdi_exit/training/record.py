@@ -14,11 +14,13 @@ from torch import Tensor
 from mdi_exit import outputs
 from mdi_exit.models import checkpoint
 from mdi_exit.models.card import Card
+from mdi_exit.models.files import weights_path
 from mdi_exit.models.multi_exit import MultiExitNetwork
 from mdi_exit.softmax import entropy, log_softmax
 from mdi_exit.trace import ExitTrace
 from mdi_exit.training import console
 from mdi_exit.training.evaluate import exit_logits
+from mdi_exit.training.split import data_sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ def run_trace(options: TraceOptions) -> ExitTrace:
     network, card = checkpoint.load(options.checkpoint)
     images, labels, classes = console.load_arrays(options.data, card.model.image_size, "test")
     console.require_classes(card, classes, options.data)
+    trained_on = bool(card.data_sum) and card.data_sum == data_sum(images, labels)
     if options.images is not None and options.images < len(labels):
         chosen = np.random.default_rng(options.seed).permutation(len(labels))[: options.images]
         images, labels = images[np.sort(chosen)], labels[np.sort(chosen)]
@@ -51,6 +54,16 @@ def run_trace(options: TraceOptions) -> ExitTrace:
         trace.save(options.out)
     shares = ", ".join(f"{100 * share:.2f} %" for share in trace.accuracy())
     print(f"{options.out}: {len(trace)} data, {trace.exits} exits, accuracy {shares}")
+    if trained_on:
+        console.warn(
+            f"{options.data} is what the network was trained on, so the trace flatters it; record other images"
+        )
+    else:
+        print(
+            "Of images that it was trained on, a trace flatters a network; whether some are among these is not known."
+        )
+    named = weights_path(options.checkpoint)
+    console.show_next(console.run_command(named if named.is_file() else options.checkpoint, options.data))
     return trace
 
 

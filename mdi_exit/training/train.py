@@ -15,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from mdi_exit import outputs
+from mdi_exit.dataset import ImageDataset
 from mdi_exit.machine import command_line
 from mdi_exit.models import checkpoint
 from mdi_exit.models.card import BottleneckConfig, Card, CardError, ModelConfig
+from mdi_exit.models.files import weights_path
 from mdi_exit.models.multi_exit import MultiExitNetwork
 from mdi_exit.training import console, fit, plots
 from mdi_exit.training.calibrate import figures_of, measure_test
@@ -63,9 +65,10 @@ def run_training(options: TrainOptions) -> Card:
     """
     device = console.prepare_device(options.device, options.threads)
     outputs.check_folder(options.out)
+    config = _training_config(options)
     images, labels, classes = console.load_arrays(options.data, options.image_size, "train")
     chosen, held = stratified_split(labels, options.validation_share, options.seed)
-    config = _training_config(options, images[chosen], classes)
+    config = dataclasses.replace(config, model=_fitted(config.model, images[chosen], classes))
     card = Card(
         model=config.model,
         seed=options.seed,
@@ -79,12 +82,16 @@ def run_training(options: TrainOptions) -> Card:
         command=command_line(),
         machine=console.machine_in_words(device),
     )
+    if options.test is not None:  # what is wrong with it is told now: it is measured after hours of training
+        tested = ImageDataset.open(options.test, options.image_size, "test")
+        console.require_classes(card, tested.classes, options.test)
     validation = (images[held], labels[held])
     path = options.out / options.name
     with outputs.writing(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
         average, history = _fit(options, config, card, (images[chosen], labels[chosen]), validation, device)
-        checkpoint.save(path, average, dataclasses.replace(card, remarks=changes_of_plan(history)))
+        card = dataclasses.replace(card, epochs=len(history), remarks=changes_of_plan(history))
+        checkpoint.save(path, average, card)
     network, card = checkpoint.load(path)
     network.to(device)
     logits = exit_logits(network, torch.from_numpy(validation[0]))
@@ -95,6 +102,9 @@ def run_training(options: TrainOptions) -> Card:
     console.print_card(card)
     with outputs.writing(options.out):
         card.save(path.with_name(path.name + ".json"))
+    weights = weights_path(path)
+    print(f"Results in {options.out}: {weights.name}, {path.name}.json, metrics.json, training.png")
+    console.show_next(["calibrate", weights, "--data", options.data, "--out", options.out / "calibrated"])
     return card
 
 
@@ -109,9 +119,12 @@ def _fit(
     """Fit with a progress bar, keeping a snapshot and the curves after every epoch."""
     state = options.out / STATE_FILE
     with console.progress_bar() as bar:
-        task = bar.add_task("training")
+        task = bar.add_task("training", total=None)
+        trained = False
 
         def show(step: fit.Progress) -> None:
+            nonlocal trained
+            trained = True
             words = f"epoch {step.epoch}/{options.epochs}, loss {step.loss:.3f}"
             bar.update(task, completed=step.step, total=step.steps, description=words)
 
@@ -126,12 +139,20 @@ def _fit(
             print(f"epoch {last['epoch']}: loss {last['loss']:.3f}, validation accuracy (%) {shares}", flush=True)
 
         try:
-            return fit.fit(config, *training, validation, state, device, options.compiled, show, keep)
+            average, history = fit.fit(config, *training, validation, state, device, options.compiled, show, keep)
         except KeyboardInterrupt:
             bar.stop()
             done = f"the epochs finished so far are in {state}" if state.exists() else "no epoch was finished"
             print(f"mdi-exit: interrupted; {done}; run the same command again to go on", file=sys.stderr)
             raise SystemExit(130) from None
+        if not trained:
+            bar.remove_task(task)
+    if not trained:
+        print(
+            f"{options.out}: this run is finished, nothing was trained; "
+            f"to train on, give more --epochs than {len(history)}; to start anew, another --out"
+        )
+    return average, history
 
 
 def changes_of_plan(history: list[dict[str, Any]]) -> str:
@@ -143,11 +164,11 @@ def changes_of_plan(history: list[dict[str, Any]]) -> str:
     return f"resumed with another --epochs: {', '.join(spans)}" if len(spans) > 1 else ""
 
 
-def _training_config(options: TrainOptions, images: NDArray[np.uint8], classes: tuple[str, ...]) -> fit.TrainingConfig:
-    mean, std = _channel_statistics(images)
+def _training_config(options: TrainOptions) -> fit.TrainingConfig:
+    """What the options alone decide, so that they are checked before any image is read; `_fitted` does the rest."""
     bottlenecks = tuple(parse_bottleneck(text) for text in options.bottlenecks)
     return fit.TrainingConfig(
-        model=ModelConfig(options.model, options.image_size, classes, mean, std, bottlenecks),
+        model=ModelConfig(options.model, options.image_size, ("", ""), (0.0,) * 3, (1.0,) * 3, bottlenecks),
         epochs=options.epochs,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
@@ -160,6 +181,11 @@ def _training_config(options: TrainOptions, images: NDArray[np.uint8], classes: 
         early_crop_share=options.early_crop_share,
         seed=options.seed,
     )
+
+
+def _fitted(model: ModelConfig, images: NDArray[np.uint8], classes: tuple[str, ...]) -> ModelConfig:
+    mean, std = _channel_statistics(images)
+    return dataclasses.replace(model, classes=classes, mean=mean, std=std)
 
 
 def parse_bottleneck(text: str) -> BottleneckConfig:
