@@ -28,6 +28,9 @@ STRICT = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf
 class ConfigError(UserError):
     """A file, or a setting given in its place, that says what cannot be."""
 
+    place: Place  # that is refused
+    what: str  # is wrong there
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Place:
@@ -45,8 +48,10 @@ class Place:
         for key in self.keys:
             path += f"[{key}]" if isinstance(key, int) else f".{key}" if path else str(key)
         allowed = allowed if isinstance(allowed, str) else ", ".join(allowed)
-        parts = [self.file, path, what + (f"; allowed: {allowed}" if allowed else "")]
-        return ConfigError(" ".join(": ".join(part for part in parts if part).split()))
+        what += f"; allowed: {allowed}" if allowed else ""
+        error = ConfigError(" ".join(": ".join(part for part in (self.file, path, what) if part).split()))
+        error.place, error.what = self, what
+        return error
 
     def unknown(self, what: str, name: object, allowed: Iterable[str]) -> ConfigError:
         """Refuse a name that is not among `allowed`, with the one that was probably meant."""

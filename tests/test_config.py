@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -557,6 +558,45 @@ def test_settings_are_laid_over_the_file_and_checked_like_it(tmp_path: Path) -> 
     ):
         with pytest.raises(ConfigError, match=complaint):
             of(tmp_path, "seed: 3\n" + text, overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "complaint"),
+    [
+        ("", {"thresholds": "0.5,0.6"}, r"--set: thresholds: is '0.5,0.6'; .*written --set 'thresholds=\[0.5, 0.6\]'$"),
+        ("", {"thresholds": [0.5, 7, 1, 1]}, r"--set: thresholds\[1\]: is 7; "),
+        ("", {"topology": "a,b"}, "--set: topology: no such name 'a,b'; allowed: [^;]*$"),
+        ("seed: 3", {"seed.x": 1}, r"--set: seed: is 3, so seed\.x cannot be set"),
+        ("", {"seed": 1, "colour": 1}, "--set: unknown key 'colour'"),
+        ("", {"offloading.outputs": 5}, "--set: offloading: unknown key 'outputs'"),
+        (
+            "admission: always",
+            {"arrivals.rate_per_s": -1, "arrivals.rule": "poisson"},
+            "--set: arrivals",
+        ),
+        (
+            "topology: 3-node-mesh\nplacement: {n3: all}",
+            {"topology": "2-node"},
+            "FILE with --set topology: placement: ",
+        ),
+        ("", {"seed": 1, "admission": "always"}, "FILE with --set seed, admission: arrivals: is missing"),
+        ("admission: {alhpa: 0.3}", {"admission.alpha": 0.3}, "FILE: admission: unknown key 'alhpa'"),
+        ("thresholds: 7", {"seed": 3}, "FILE: thresholds: is 7"),
+        ("topology: graph.yaml", {"seed": 3}, r"FILE: topology: no such file [^ ]*graph\.yaml"),
+    ],
+)
+def test_a_refusal_names_the_setting_or_the_file_or_both(
+    text: str, overrides: dict[str, Any], complaint: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError, match="^" + complaint.replace("FILE", re.escape(str(path)))):
+        load_experiment(path, overrides)
+
+
+def test_what_a_setting_leads_to_is_refused_by_its_own_name(tmp_path: Path) -> None:
+    graph = write(tmp_path, "workers: [a]", "graph.yaml")
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(graph))}: source: is missing"):
+        of(tmp_path, "", {"topology": str(graph)})
 
 
 def test_settings_are_written_as_yaml() -> None:

@@ -1,6 +1,7 @@
 """An experiment: validated YAML to frozen objects. Read `experiment`, then `schema`, then `load`."""
 
 from mdi_exit.config.experiment import Experiment, RuntimeSettings
-from mdi_exit.config.load import load_experiment, parse_setting
+from mdi_exit.config.load import load_experiment
+from mdi_exit.config.settings import parse_setting
 
 __all__ = ["Experiment", "RuntimeSettings", "load_experiment", "parse_setting"]

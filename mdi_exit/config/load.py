@@ -6,19 +6,18 @@ the working directory.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors import SafetensorError, safe_open
 
 from mdi_exit import placement, policies, public_sets, resources
 from mdi_exit.config import schema
 from mdi_exit.config.experiment import PORT_MAX, Experiment, RuntimeSettings
+from mdi_exit.config.settings import blame, from_here, override, there
 from mdi_exit.core.types import Limits, WorkerOptions
 from mdi_exit.dataset import SAMPLE
 from mdi_exit.devices import DeviceProfile, check_exits, load_device
@@ -28,18 +27,9 @@ from mdi_exit.shaping import Shape
 from mdi_exit.topology import Topology
 from mdi_exit.topology_file import ShapingSpec
 from mdi_exit.topology_file import load as load_topology
-from mdi_exit.yamlfile import Place, build, check, describe, parse, read_mapping
+from mdi_exit.yamlfile import ConfigError, Place, build, check, describe, read_mapping
 
 _DEFAULTS = "default experiment"  # stands for a file in messages when there is none
-_POLICIES = ("exit", "offloading", "admission", "arrivals")
-_REFERENCES = (
-    "model",
-    "dataset",
-    "topology",
-    "devices",
-    "arrivals.file",
-    "links.bandwidth_trace",
-)  # settings that may hold a path
 
 
 def load_experiment(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Experiment:
@@ -51,14 +41,21 @@ def load_experiment(path: str | Path | None = None, overrides: Mapping[str, Any]
     base, label, name, content = Path(), _DEFAULTS, "default", dict[str, Any]()
     if path is not None:
         file = Path(path)
-        if not _there(file):
+        if not there(file):
             file = _example(str(path))
         content, base, label, name = read_mapping(file), file.parent, str(file), file.stem
-    place = Place(label)
-    for key, value in (overrides or {}).items():
-        content = _override(content, key, _from_here(key, value), place)
-    spec = check(schema.ExperimentSpec, content, place)
-    return _resolve(spec, place, base, spec.name or name)
+
+    def load(settings: Mapping[str, Any]) -> Experiment:
+        changed = content
+        for key, value in settings.items():
+            changed = override(changed, key, from_here(key, value), Place(label))
+        spec = check(schema.ExperimentSpec, changed, Place(label))
+        return _resolve(spec, Place(label), base, spec.name or name)
+
+    try:
+        return load(overrides or {})
+    except ConfigError as error:
+        raise blame(error, label, overrides or {}, lambda: load({})) from error.__cause__
 
 
 def _example(name: str) -> Path:
@@ -66,43 +63,6 @@ def _example(name: str) -> Path:
     if name not in (shipped := resources.built_in("examples")):
         raise Place(name).refuse("no such file", f"an experiment's YAML file, or {', '.join(shipped)}")
     return resources.find("examples", name, Path(), Place(name))
-
-
-def parse_setting(text: str) -> tuple[str, Any]:
-    """A `key.path=value` of the command line, the value read as YAML; raises ConfigError."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise Place("--set").refuse(f"{text!r} is no setting", "KEY=VALUE, such as admission.rule=always")
-    try:
-        return key.strip(), parse(value)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise Place("--set", (key.strip(),)).refuse(f"{value!r} is not valid YAML") from error
-
-
-def _override(content: Mapping[str, Any], dotted: str, value: Any, place: Place) -> dict[str, Any]:
-    """A copy of `content` with one dotted key set; the short form of a policy is spelt out on the way."""
-    keys = dotted.split(".")
-    changed: dict[str, Any] = copy.deepcopy(dict(content))
-    inner = changed
-    for depth, key in enumerate(keys[:-1]):
-        if depth == 0 and key in _POLICIES and isinstance(inner.get(key), str):
-            inner[key] = {"rule": inner[key]}
-        if inner.get(key) is None:
-            inner[key] = {}
-        if not isinstance(inner[key], dict):
-            raise place.at(*keys[: depth + 1]).refuse(f"is {describe(inner[key])}, so {dotted} cannot be set")
-        inner = inner[key]
-    inner[keys[-1]] = value
-    return changed
-
-
-def _from_here(dotted: str, value: Any) -> Any:
-    """A path given as a setting, made independent of the file that it overrides."""
-    if not isinstance(value, str) or not any(dotted == key or dotted.startswith(f"{key}.") for key in _REFERENCES):
-        return value
-    # A folder of images is often one bare word; what else a bare word means is a name of something shipped.
-    bare = "/" not in value and not Path(value).suffix and dotted != "dataset"
-    return value if bare or value == SAMPLE or not _there(Path(value)) else str(Path(value).expanduser().absolute())
 
 
 def _resolve(spec: schema.ExperimentSpec, place: Place, base: Path, name: str) -> Experiment:
@@ -151,19 +111,12 @@ def _weights(reference: str, place: Place, base: Path) -> Path:
         raise place.refuse(str(error)) from error
 
 
-def _there(path: Path) -> bool:
-    try:
-        return path.expanduser().exists()
-    except (OSError, ValueError, RuntimeError):  # too long a name, a NUL in it, ~ of nobody
-        return False
-
-
 def _dataset(reference: str, place: Place, base: Path) -> str:
     """What `ImageDataset.open` takes: a name, or an absolute path, for workers that were started elsewhere."""
     path = (base / reference).absolute() if not reference.startswith("~") else Path(reference)
     if reference == SAMPLE:
         return reference
-    if _there(path):
+    if there(path):
         return str(path.expanduser())
     if public_sets.known(reference):
         return reference
