@@ -9,14 +9,17 @@ repetitions, with the lowest and the highest beside it.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mdi_exit.analysis import plots
@@ -26,6 +29,7 @@ from mdi_exit.jsonfile import write_json
 from mdi_exit.machine import command_line, machine
 
 Case = TypeVar("Case")
+Result = TypeVar("Result")
 FILE = "results.json"
 
 
@@ -38,11 +42,14 @@ class Options:
     out: Path
     seed: int
     repetitions: int
+    graph: Path | None = None
 
 
-def options(benchmark: str, question: str, repetitions: int) -> Options:
+def options(benchmark: str, question: str, repetitions: int, graph: bool = False) -> Options:
     """Read the command line; `repetitions` is how many a full measurement takes, a quick one takes one."""
     parser = argparse.ArgumentParser(prog=f"benchmarks/{benchmark}.py", description=question)
+    if graph:
+        parser.add_argument("--graph", type=Path, help="measure this topology file or experiment in the graphs' stead")
     parser.add_argument("--quick", action="store_true", help="a smaller run of the same thing, within a minute")
     parser.add_argument(
         "--out", type=Path, default=Path("runs") / f"benchmark-{benchmark}", help="folder of the results"
@@ -53,7 +60,7 @@ def options(benchmark: str, question: str, repetitions: int) -> Options:
     times = given.repetitions if given.repetitions is not None else 1 if given.quick else repetitions
     if times < 1 or given.seed < 0:
         parser.error("--repetitions wants 1 or more, --seed 0 or more")
-    return Options(benchmark, given.quick, given.out, given.seed, times)
+    return Options(benchmark, given.quick, given.out, given.seed, times, given.graph if graph else None)
 
 
 def turns(cases: Sequence[Case], chosen: Options) -> Iterator[tuple[int, Case]]:
@@ -65,6 +72,25 @@ def turns(cases: Sequence[Case], chosen: Options) -> Iterator[tuple[int, Case]]:
         left = f", {passed_s / number * (len(order) - number):.0f} s left" if number else ""
         print(f"[{number + 1}/{len(order)}] {case}{left}", file=sys.stderr, flush=True)
         yield repetition, case
+
+
+def side_by_side(
+    function: Callable[[Case], Result], cases: Sequence[Case], doing: str, processes: int | None = None
+) -> list[Result]:
+    """`function` of every case, several at once; for simulations, whose results do not depend on the machine.
+
+    Shows progress with the time left on standard error. `function` and the cases must be picklable.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    context = multiprocessing.get_context("spawn")
+    with Progress(*columns, console=Console(stderr=True)) as progress, context.Pool(processes) as pool:
+        return list(progress.track(pool.imap(function, cases), total=len(cases), description=doing))
 
 
 @dataclass(frozen=True, slots=True)
