@@ -572,7 +572,7 @@ def test_settings_are_laid_over_the_file_and_checked_like_it(tmp_path: Path) -> 
         (
             "admission: always",
             {"arrivals.rate_per_s": -1, "arrivals.rule": "poisson"},
-            "--set: arrivals",
+            r"FILE with --set arrivals\.rate_per_s, arrivals\.rule: arrivals: rate_per_s must be above 0",
         ),
         (
             "topology: 3-node-mesh\nplacement: {n3: all}",
