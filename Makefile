@@ -24,7 +24,7 @@ test: .venv/ready-to-test  ## install what the tests need and run them
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: .venv/ready-to-test  ## check style, format and types
-	@failed=0; for check in "ruff check ." "ruff format --check ." "mypy mdi_exit $(wildcard benchmarks/*.py)"; do \
+	@failed=0; for check in "ruff check ." "ruff format --check ." "mypy mdi_exit tests $(wildcard benchmarks/*.py)"; do \
 	  $(BIN)/$$check || failed=1; done; exit $$failed
 
 fmt: .venv/ready-to-test  ## format the code and mend what can be mended

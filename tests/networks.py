@@ -11,6 +11,7 @@ from torch import nn
 from mdi_exit.models import checkpoint
 from mdi_exit.models.build import build
 from mdi_exit.models.card import ARCHITECTURES, BottleneckConfig, Card, ModelConfig
+from mdi_exit.models.files import resolve
 
 BUNDLED = "mobilenetv2-cifar10"
 
@@ -29,7 +30,7 @@ def save_untrained(
             module.running_var.uniform_(0.5, 1.5)
     temperatures = tuple(0.5 + k for k in range(ARCHITECTURES[architecture]))
     checkpoint.save(path, network, Card(model, 1, "nothing", "none", 0.0, 0, temperatures))
-    return checkpoint.resolve(path)
+    return resolve(path)
 
 
 def noise(count: int, size: int = 32) -> np.ndarray:

@@ -280,7 +280,7 @@ class TestRefusals:
         weights = Path(shutil.copy(untrained, tmp_path / "mixed.safetensors"))
         card = dataclasses.replace(Card.load(untrained.with_suffix(".json")), weights_sha256="0" * 64)
         card.save(weights.with_suffix(".json"))
-        with pytest.raises(checkpoint.CheckpointError, match=r"not the weights of mixed\.json"):
+        with pytest.raises(CheckpointError, match=r"not the weights of mixed\.json"):
             prepare(weights, cache_dir=cache_root)
 
 

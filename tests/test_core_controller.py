@@ -34,7 +34,8 @@ def answer(data_id: int, attempt: int = 0, error: str | None = None) -> ev.Resul
 
 
 def timer(effects: list[Any], name: str) -> float:
-    return only([e for e in of(effects, fx.SetTimer) if e.name == name], fx.SetTimer).delay_s
+    (set_timer,) = [e for e in effects if isinstance(e, fx.SetTimer) and e.name == name]
+    return set_timer.delay_s
 
 
 class TestAdmission:

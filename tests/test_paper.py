@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mdi_exit.core import effects as fx
@@ -158,7 +160,9 @@ class TestAlgorithm3:
             (30, {"congested": "alpha"}, 1.2),  # variant C
         ],
     )
-    def test_the_interarrival_time_follows_the_sources_queues(self, queue: int, options: dict, factor: float) -> None:
+    def test_the_interarrival_time_follows_the_sources_queues(
+        self, queue: int, options: dict[str, Any], factor: float
+    ) -> None:
         decision = RateAdaptation(**options).adapt(Source(queue))
         assert decision.interarrival_s == pytest.approx(0.1 * factor)
         assert decision.thresholds == (0.8, 0.6), "the thresholds are fixed"
@@ -185,7 +189,7 @@ class TestAlgorithm4:
             (30, {"congested": "alpha"}, 0.8),
         ],
     )
-    def test_the_thresholds_follow_the_sources_queues(self, queue: int, options: dict, factor: float) -> None:
+    def test_the_thresholds_follow_the_sources_queues(self, queue: int, options: dict[str, Any], factor: float) -> None:
         decision = ThresholdAdaptation(threshold_min=0.1, **options).adapt(Source(queue))
         assert decision.thresholds == pytest.approx((0.8 * factor, 0.6 * factor))
         assert decision.interarrival_s == 0.1, "the rate is fixed"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
-from mdi_exit.core.types import Limits, Task
+from mdi_exit.core.types import ExitReading, Limits, Result, Task
 from mdi_exit.policies.admission import RateAdaptation, ThresholdAdaptation
 from mdi_exit.policies.arrivals import ConstantArrivals
 from mdi_exit.policies.offloading import LeastExpectedDelay, MdiExitOffloading, NeverOffload
@@ -33,10 +34,10 @@ def render(now: float, node: str, event: ev.Event, effects: list[fx.Effect]) -> 
     return [f"{now * 1000:7.1f} ms {node:<10} {_say(event)}", *(f"{'':22}-> {_say(effect)}" for effect in told)]
 
 
-def _say(thing: object) -> str:
-    name = type(thing).__name__
-    words = [f"{slot}={_word(getattr(thing, slot))}" for slot in thing.__slots__ if slot not in ("report", "reason")]
-    return f"{name} {' '.join(words)}".rstrip()
+def _say(thing: ev.Event | fx.Effect) -> str:
+    shown = [field.name for field in dataclasses.fields(thing) if field.name not in ("report", "reason")]
+    words = [f"{name}={_word(getattr(thing, name))}" for name in shown]
+    return f"{type(thing).__name__} {' '.join(words)}".rstrip()
 
 
 def _word(value: object) -> str:
@@ -44,7 +45,7 @@ def _word(value: object) -> str:
         return f"{value.data_id}.{value.attempt}/{value.k}"
     if isinstance(value, tuple):
         return "[" + " ".join(_word(part) for part in value) + "]"
-    if hasattr(value, "__slots__") and hasattr(value, "confidence"):
+    if isinstance(value, ExitReading | Result):
         return f"({value.prediction} {value.confidence:.2f})"
     return f"{value:.4g}" if isinstance(value, float) else str(getattr(value, "value", value))
 

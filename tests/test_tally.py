@@ -56,7 +56,7 @@ def test_refused_failed_and_undelivered_tasks_are_counted() -> None:
         (ev.TasksArrived(tasks, "n2", 7), (replace(refuse, accepted=True),)),
         (ev.SegmentDone(2, tasks, (ExitReading(0.5, 1, 1.0),) * 2, 10, 0.2), ()),
     ):
-        tally.add(Step(0.0, "n1", 0, "worker", event, effects))  # type: ignore[arg-type]
+        tally.add(Step(0.0, "n1", 0, "worker", event, effects))
     link = tally.worker.links["n2"]
     assert (link.refused, link.undelivered, link.tasks, tally.worker.failed, tally.worker.received) == (2, 1, 0, 2, 2)
     assert tally.worker.segments == [0, 2, 0, 0, 0]

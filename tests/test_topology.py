@@ -11,7 +11,7 @@ import pytest
 import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from mdi_exit import drawing
 from mdi_exit.cli import topologies as command
@@ -395,7 +395,7 @@ def test_a_text_drawing_marks_the_source_and_the_direction() -> None:
     assert line.replace("-", "") == "[n1*][n2][n3][n4]"
 
 
-def run(*arguments: str):
+def run(*arguments: str) -> Result:
     app = typer.Typer()
     app.callback()(lambda: None)
     command.register(app)
