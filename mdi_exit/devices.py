@@ -6,6 +6,7 @@ A worker with a profile runs the real network for the answer and then waits unti
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,6 +42,18 @@ class DeviceProfile:
             return self
         times = {key: tuple(s / speed for s in seconds) for key, seconds in self.segment_s.items()}
         return replace(self, name=f"{self.name} x{speed:g}", segment_s=times)
+
+
+def drawn_s(segment_s: float, n: int, spread: float, rng: random.Random) -> float:
+    """How long a device that takes `segment_s` on average takes for `n` data of one segment, one after the other.
+
+    The time of each datum is gamma distributed around that with the coefficient of variation `spread` (zero and below
+    cannot happen, and n of them add up to one draw).
+    """
+    if spread == 0:
+        return n * segment_s
+    scale = spread**2
+    return segment_s * rng.gammavariate(n / scale, scale)
 
 
 class _DeviceSpec(BaseModel):

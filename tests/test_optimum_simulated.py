@@ -11,29 +11,26 @@ import pytest
 
 from mdi_exit.analysis.fluid import FluidProblem, continuation, problem_of
 from mdi_exit.analysis.optimum import optimum
-from mdi_exit.assembly import load_card
+from mdi_exit.assembly import datum_index, load_card
 from mdi_exit.config import load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.errors import UserError
 from mdi_exit.policies import OFFLOADING
+from mdi_exit.simulation.frames import FrameSizes
 from mdi_exit.trace import ExitTrace
 
 from . import recorded
 
-HEADER_BYTES = 64  # of the world's frames
+HEADER_BYTES = FrameSizes(5, "n1").tasks(1)
 SLOW = {"bandwidth": "1 Mbit/s", "latency_s": 0.01}
 FAST_START = {"rule": "rate_adaptation", "period_s": 0.2, "signal": "in_flight", "first_interarrival_s": 0.01}
 
 
-def trace_of(data_ids: list[int], exits: int = 5) -> ExitTrace:
-    """What the recorded runs' network says of these data."""
-    said = [[recorded.reading(d, k) for k in range(1, exits + 1)] for d in data_ids]
-    confidence = np.array([[reading.confidence for reading in row] for row in said])
-    prediction = np.array([[reading.prediction for reading in row] for row in said])
-    entropy = np.array([[reading.entropy for reading in row] for row in said])
-    label = np.array([recorded.label_of(d) for d in data_ids])
-    sizes, classes = recorded.FEATURE_BYTES[:exits], tuple("0123456789x")
-    return ExitTrace(confidence, prediction, entropy, label, (*sizes, 0), classes, "")
+def trace_of(rows: list[int], exits: int = 5) -> ExitTrace:
+    """These rows of the recorded runs' trace."""
+    whole = recorded.TRACE
+    said = (whole.confidence[rows, :exits], whole.prediction[rows, :exits], whole.entropy[rows, :exits])
+    return ExitTrace(*said, whole.label[rows], (*whole.payload_bytes[:exits], 0), whole.classes, "")
 
 
 def measured(example: str, seconds: float, **changes: Any) -> tuple[float, float]:
@@ -41,7 +38,8 @@ def measured(example: str, seconds: float, **changes: Any) -> tuple[float, float
     run = recorded.record(example, until_s=seconds, close=False, admission=FAST_START, **changes)
     answers = [effect for step in run.steps for effect in step.effects if isinstance(effect, fx.DeliverResults)]
     data_ids = sorted({result.data_id for answer in answers for result in answer.results})
-    bound = optimum(problem_of(run.experiment, run.card, trace_of(data_ids), header_bytes=HEADER_BYTES))
+    rows = [datum_index(run.experiment, d, len(recorded.TRACE)) for d in data_ids]
+    bound = optimum(problem_of(run.experiment, run.card, trace_of(rows), header_bytes=HEADER_BYTES))
     return len(data_ids) / seconds, bound.rate_per_s
 
 

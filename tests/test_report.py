@@ -24,7 +24,7 @@ from mdi_exit.jsonfile import read_json, rounded, write_json
 from mdi_exit.report import NO_OUTCOME, WorkerFacts, build_report, read_report, write_report
 from mdi_exit.tally import NodeTally
 
-from .recorded import Recorded, label_of, record
+from .recorded import Recorded, record
 
 
 def words(text: str) -> list[str]:
@@ -85,7 +85,7 @@ def test_data_are_counted_as_the_controller_closed_them(run: Recorded) -> None:
     assert report["offered"] == report["admitted"] == report["completed"] == len(done) > 200
     assert report["lost"] == report["shed"] == report["failed"] == 0 and report["reasons"] == {}
     assert report["exits"] == [sum(e.k == k for _, e in done) for k in range(1, 6)]
-    right = [label_of(e.data_id) == e.prediction for _, e in done]
+    right = [run.label_of(e.data_id) == e.prediction for _, e in done]
     assert report["accuracy"] == pytest.approx(sum(right) / len(right), rel=1e-5)
     for k, accuracy in enumerate(report["exit_accuracy"], 1):
         left = [correct for correct, (_, e) in zip(right, done, strict=True) if e.k == k]
@@ -176,7 +176,7 @@ def test_utilization_is_time_spent_computing(run: Recorded) -> None:
 
 
 def test_bringing_workers_up_and_waiting_for_their_end_are_no_part_of_the_means(run: Recorded) -> None:
-    tallies = [NodeTally(node, 5, label_of if node == "n1" else None) for node in run.tallies]
+    tallies = [NodeTally(node, 5, run.label_of if node == "n1" else None) for node in run.tallies]
     for tally in tallies:
         whole = run.tallies[tally.node].worker
         tally.observe(3.0, 0, 0)
@@ -210,7 +210,7 @@ def test_the_series_say_what_was_decided(run: Recorded) -> None:
 
 def test_times_count_from_the_opening_of_admission(run: Recorded) -> None:
     """Workers take seconds to start; the same run, opened 7 s later, has the same report."""
-    tally = NodeTally("n1", 5, label_of)
+    tally = NodeTally("n1", 5, run.label_of)
     for step in run.steps:
         if step.node == "n1":
             tally.add(replace(step, now=step.now + 7.0))
@@ -278,7 +278,7 @@ def test_lives_of_a_worker_are_added_up(run: Recorded) -> None:
         steps = [step for step in run.steps if step.node == node]
         cut = len(steps) // 2 if node != "n1" else 0
         for epoch, part in enumerate((steps[:cut], steps[cut:])):
-            tally = NodeTally(node, 5, label_of if node == "n1" else None, epoch)
+            tally = NodeTally(node, 5, run.label_of if node == "n1" else None, epoch)
             tally.worker.links = {}
             for step in part:
                 tally.add(step)

@@ -15,7 +15,7 @@ from mdi_exit.policies.admission import RateAdaptation
 from mdi_exit.policies.exit import ThresholdExit
 from mdi_exit.policies.offloading import MdiExitOffloading
 from mdi_exit.shaping import OwnMedium, Shape, Shaper
-from mdi_exit.simulation.world import World
+from mdi_exit.simulation.world import Network, World
 
 EXITS = 3
 SURE, UNSURE = ExitReading(0.95, 7, 0.1), ExitReading(0.30, 7, 2.0)
@@ -126,9 +126,7 @@ def mesh_world(
         "a",
         controller,
         {(a, b): _shaper(shape(), media, f"{seed}/link {a} {b}") for a, b in full_mesh(names)},
-        lambda name, k: delays[name],
-        oracle,
-        (3072, 8192, 4096, 0),
+        Network(oracle, lambda name, k, tasks: delays[name] * tasks, (3072, 8192, 4096, 0)),
         random.Random(f"{seed}/world"),
         observe,
     )

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from mdi_exit.compute.base import SegmentRunner
 from mdi_exit.core.types import ExitReading
+from mdi_exit.devices import drawn_s
 
 
 class PacedRunner:
     """A runner that takes `segment_s[k-1]` seconds for one datum at segment k, and n times that for n.
 
-    With `spread`, the time of each datum is gamma distributed around that with this coefficient of variation (zero
-    and below cannot happen, and n of them add up to one draw).
+    With `spread`, these times vary (`devices.drawn_s`).
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class PacedRunner:
         """
         start = max(self._due, self._clock() - self._overslept_s)
         answer = self._runner.run(k, batch)
-        self._due = start + self._device_s(k, len(batch))
+        self._due = start + drawn_s(self._segment_s[k - 1], len(batch), self._spread, self._rng)
         self.paced += 1
         if self._clock() > self._due:
             self.pace_missed += 1
@@ -74,9 +74,3 @@ class PacedRunner:
             self._sleep(remaining_s)
         self._overslept_s = -remaining_s
         return answer
-
-    def _device_s(self, k: int, n: int) -> float:
-        if self._spread == 0:
-            return n * self._segment_s[k - 1]
-        scale = self._spread**2
-        return self._segment_s[k - 1] * self._rng.gammavariate(n / scale, scale)
