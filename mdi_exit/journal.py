@@ -12,6 +12,7 @@ counts. Any other change of any byte is found, and refused.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import struct
@@ -133,6 +134,42 @@ class JournalWriter:
         return JournalError(f"{self.path}: cannot be written ({error.strerror})")
 
 
+class JournalFolder:
+    """Writes all steps of a run to its journals, a file per life, and keeps their fingerprint. Used as a context."""
+
+    def __init__(self, folder: Path, experiment: Experiment) -> None:
+        """An older run's journals in the folder go: they would pass for this one's. Raises JournalError."""
+        self.fingerprint = Fingerprint()
+        self._folder, self._experiment = folder, experiment.plain()
+        self._writers: dict[tuple[str, int], JournalWriter] = {}
+        clear(folder)
+
+    def __call__(self, step: Step) -> None:
+        """Write a step; raises JournalError when the disk does not take it."""
+        life = (step.node, step.epoch)
+        if life not in self._writers:
+            self._writers[life] = JournalWriter(self._folder, Header(*life, self._experiment))
+        self._writers[life].write(step)
+        self.fingerprint.add(step)
+
+    def __enter__(self) -> JournalFolder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with contextlib.ExitStack() as all_of_them:
+            for writer in self._writers.values():
+                all_of_them.callback(writer.close)
+
+
+def clear(folder: Path) -> None:
+    """Remove the journals in a folder. Raises JournalError."""
+    for path in journals(folder):
+        try:
+            path.unlink()
+        except OSError as error:
+            raise JournalError(f"{path}: cannot be removed ({error.strerror})") from error
+
+
 def _body(step: Step) -> bytes:
     return wire.pack((step.now, step.core, step.event, step.effects))
 
@@ -162,14 +199,28 @@ def read(path: Path) -> Iterator[Step]:
         yield Step(now, header.node, header.epoch, core, event, effects)
 
 
-def digest(steps: Iterable[Step]) -> str:
-    """A fingerprint of exactly these steps: equal for two runs that went the same way, and only then."""
-    summary = hashlib.sha256()
-    for step in steps:
+class Fingerprint:
+    """Of exactly the steps it was given: equal for two runs that went the same way, and only then."""
+
+    def __init__(self) -> None:
+        self._summary = hashlib.sha256()
+
+    def add(self, step: Step) -> None:
+        """Take in the next step."""
         body = _body(step)
-        summary.update(f"{step.node} {step.epoch} {len(body)} ".encode())
-        summary.update(body)
-    return summary.hexdigest()
+        self._summary.update(f"{step.node} {step.epoch} {len(body)} ".encode())
+        self._summary.update(body)
+
+    def __str__(self) -> str:
+        return self._summary.hexdigest()
+
+
+def digest(steps: Iterable[Step]) -> str:
+    """The fingerprint of these steps."""
+    found = Fingerprint()
+    for step in steps:
+        found.add(step)
+    return str(found)
 
 
 def _header(path: Path, body: bytes) -> Header:

@@ -6,6 +6,7 @@ Torch-free. A simulation that replays a trace takes the same decisions as the re
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from mdi_exit.errors import UserError
 
+SUFFIX = ".trace.npz"
 _ARRAYS = ("confidence", "prediction", "entropy", "label", "payload_bytes", "classes", "card")
 
 
@@ -54,6 +56,12 @@ class ExitTrace:
     def exits(self) -> int:
         """K."""
         return int(self.confidence.shape[1])
+
+    def rows(self, numbers: Sequence[int]) -> ExitTrace:
+        """These of its data, each as often as it is named; at least one."""
+        at = np.asarray(numbers, dtype=np.intp)
+        said = (self.confidence[at], self.prediction[at], self.entropy[at])
+        return ExitTrace(*said, self.label[at], self.payload_bytes, self.classes, self.card)
 
     def accuracy(self) -> tuple[float, ...]:
         """Share of right answers of each exit."""
@@ -106,3 +114,26 @@ class ExitTrace:
             raise TraceError(f"{path}: {error}") from error
         except (ValueError, TypeError) as error:
             raise TraceError(f"{path}: arrays of the wrong kind ({error})") from error
+
+
+def trace_of(model: str | Path, identity: str, exits: int, file: str | Path | None = None) -> tuple[Path, ExitTrace]:
+    """The trace of the checkpoint `model` (its weights' file), whose card says `identity`, and where it is.
+
+    That is `file`, or else what lies beside the checkpoint: NAME.trace.npz, or NAME-sample.trace.npz as of the shipped
+    one. Raises TraceError when there is none, and for one that was recorded of another network.
+    """
+    weights = Path(model)
+    beside = [weights.with_name(f"{weights.stem}{end}{SUFFIX}") for end in ("", "-sample")]
+    path = Path(file) if file is not None else next((there for there in beside if there.is_file()), None)
+    if path is None:
+        raise TraceError(
+            f"{beside[0]}: no such file, so what the exits of {weights.stem} say is not known; allowed: --trace FILE, "
+            f"or record it there: mdi-exit trace {weights} --data IMAGES --out {beside[0]}"
+        )
+    trace = ExitTrace.load(path)
+    if trace.exits != exits:
+        raise TraceError(f"{path}: has {trace.exits} exits; allowed: {exits}, as many as {weights.stem}")
+    if trace.card != identity:
+        anew = f"mdi-exit trace {weights} --data IMAGES --out FILE"
+        raise TraceError(f"{path}: recorded of {trace.card or 'an unnamed network'}; allowed: of {identity}, {anew}")
+    return path, trace

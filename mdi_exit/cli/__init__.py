@@ -22,9 +22,9 @@ _UsageError: Any = typer.BadParameter.__bases__[0]
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
-    from mdi_exit.cli import learn, run, topologies
+    from mdi_exit.cli import learn, run, simulate, topologies
 
-    for family in (run, topologies, learn):
+    for family in (run, simulate, topologies, learn):
         family.register(app)
     try:
         status = app(prog_name="mdi-exit", standalone_mode=False)  # else typer prints a mistake in a box of its own

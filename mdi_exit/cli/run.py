@@ -6,18 +6,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-_Set = Annotated[
+if TYPE_CHECKING:
+    from mdi_exit.config import Experiment
+
+Set = Annotated[
     Optional[list[str]],
     typer.Option(
         "--set", help="KEY=VALUE of the experiment, such as thresholds=0.9 or admission.alpha=0.3; repeatable."
     ),
 ]
-_Seed = Annotated[Optional[int], typer.Option(min=0, help="Decides the order of the images and every draw.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print the report instead of tables.")]
+Seed = Annotated[Optional[int], typer.Option(min=0, help="Decides the order of the images and every draw.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the report instead of tables.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -28,21 +31,16 @@ def register(app: typer.Typer) -> None:
 
 def run(
     experiment: Annotated[str, typer.Argument(help="A YAML file, or a shipped example's name.")],
-    settings: _Set = None,
-    seed: _Seed = None,
+    settings: Set = None,
+    seed: Seed = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder of the results; default: runs/ and its name.")] = None,
     address: Annotated[
         Optional[str], typer.Option(help="Of a running Ray cluster, or auto; default: one of our own, here.")
     ] = None,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Run an experiment on Ray, and report what became of every image."""
-    from mdi_exit.config import load_experiment, parse_setting
-
-    overrides = dict(parse_setting(setting) for setting in settings or ())
-    if seed is not None:
-        overrides["seed"] = seed
-    loaded = load_experiment(experiment, overrides)
+    loaded = load(experiment, settings, seed)
     from mdi_exit.cli import session  # brings in the figures' library, which a mistake need not wait for
 
     folder = out or Path("runs") / loaded.name
@@ -50,14 +48,24 @@ def run(
     session.check_files(loaded)
     with session.cluster(address) as cluster:
         content = session.carry_out(cluster, loaded, loaded.name, folder)
-    _finish(content, folder, as_json, [])
+    finish(content, folder, as_json, [])
+
+
+def load(experiment: str, settings: list[str] | None, seed: int | None) -> Experiment:
+    """The experiment with its settings; raises ConfigError."""
+    from mdi_exit.config import load_experiment, parse_setting
+
+    overrides = dict(parse_setting(setting) for setting in settings or ())
+    if seed is not None:
+        overrides["seed"] = seed
+    return load_experiment(experiment, overrides)
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, help="Decides the order of the images and every draw.")] = 0,
     seconds: Annotated[float, typer.Option(min=2.0, help="How long each mode admits images.")] = 25.0,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Run both modes of MDI-Exit on three emulated Jetson Nanos: find the rate, then find the threshold."""
     from mdi_exit.cli import session, tour
@@ -67,12 +75,12 @@ def demo(
     session.check_files(experiment)
     with session.cluster() as cluster:
         content = tour.run_demo(cluster, experiment, out)
-    _finish(content, out, as_json, tour.in_words(content))
+    finish(content, out, as_json, tour.in_words(content))
 
 
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder that a run wrote, or its report.json.")],
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Print the tables of a finished run again and draw its figures anew."""
     from mdi_exit.report import read_report
@@ -87,7 +95,7 @@ def report(
         session.show_files(folder)
 
 
-def _finish(content: dict[str, Any], folder: Path, as_json: bool, words: list[str]) -> None:
+def finish(content: dict[str, Any], folder: Path, as_json: bool, words: list[str]) -> None:
     """Print what came of it, then write it down, in this order: a full disk must not take the figures with it.
 
     An interrupted run ends as Ctrl-C does.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from mdi_exit import compute, journal, outputs
 from mdi_exit.analysis import plots
@@ -71,8 +71,7 @@ def carry_out(cluster: Cluster, experiment: Experiment, title: str, folder: Path
     Ctrl-C ends it early: then the report is of the part that was done. Before there is such a part, KeyboardInterrupt.
     """
     if experiment.runtime.journal:  # those of an older run, perhaps of other workers, would pass for this one's
-        for path in (folder / JOURNALS).glob(f"*{journal.SUFFIX}"):
-            path.unlink()
+        journal.clear(folder / JOURNALS)
     with LiveDisplay(title, experiment.duration_s, announces_first=is_first) as display:
         record = cluster.run(experiment, display, folder)
     kept = record.journals.name if record.journals is not None else None
@@ -120,10 +119,14 @@ def show(report: Report, as_json: bool, words: list[str]) -> None:
     if as_json:
         print(json.dumps(rounded(report), indent=1, sort_keys=True, allow_nan=False))
         return
+    say([*tables.tables(parts(rounded(report))), *words])
+
+
+def say(shown: Sequence[RenderableType]) -> None:
+    """Print tables and lines on standard output."""
     console = _console()
-    tables.show(parts(rounded(report)), console)
-    for line in words:
-        console.print(line, soft_wrap=True)
+    for each in shown:
+        console.print(each, soft_wrap=isinstance(each, str))
 
 
 def show_files(folder: Path) -> None:

@@ -22,6 +22,10 @@ def tables(reports: Reports) -> list[RenderableType]:
         _titled("Summary", summary(reports)),
         _titled("Per exit: its share of the answers, and how many of them are right", exits(reports)),
     ]
+    compared = {name: report["optimum"] for name, report in reports.items() if report.get("optimum")}
+    if compared:
+        shown.append(_titled("Beside the best that any policy could do (the fluid bound)", beside_best(compared)))
+        shown += [line for found in compared.values() for line in _limits(found)]
     for name, report in reports.items():
         suffix = f", {name}" if len(reports) > 1 else ""
         meaning = "input, output: mean lengths of its queues; each: time per task"
@@ -92,6 +96,39 @@ def exits(reports: Reports) -> Table:
             cells.append(share if accuracy is None else f"{share}, {_percent(accuracy)} right")
         table.add_row(str(k + 1), *cells)
     return table
+
+
+def beside_best(compared: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What was reached beside what is possible, a column per run; `compared` holds the reports' `optimum`."""
+    table = _table("", *compared)
+    lines: dict[str, list[str]] = {}
+    for found in compared.values():
+        fixed = found["fixed_rate"] or {}
+        common, per_exit = fixed.get("best_common", {}), fixed.get("best_per_exit", {})
+        cells = {
+            "answers per second": _number(found["answered_per_s"]),
+            "the highest possible with these thresholds": _number(found["rate_per_s"]),
+            "share of it": _percent(found["ratio"]),
+            "data offered per second": _number(fixed.get("rate_per_s")),
+            "accuracy of all that was offered": _percent(fixed.get("accuracy_offered")),
+            "with the best common threshold at that rate": _percent(common.get("accuracy")),
+            "with the best threshold per exit": _percent(per_exit.get("accuracy")),
+        }
+        for label, cell in cells.items():
+            lines.setdefault(label, []).append(cell)
+    for label, row in lines.items():
+        if set(row) != {_NONE}:
+            table.add_row(label, *row)
+    return table
+
+
+def _limits(found: Mapping[str, Any]) -> list[str]:
+    """What stands in the way of more, in words."""
+    lines = [f"What limits the rate, and its share: {found['binding']}"] if found["binding"] else []
+    fixed = found["fixed_rate"] or {}
+    if fixed and not fixed["possible"]:
+        lines.append(f"Not every datum could be answered: {fixed['why']}")
+    return [f"{line}\n" for line in lines]
 
 
 def workers(report: Report) -> Table:

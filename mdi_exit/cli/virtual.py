@@ -1,0 +1,144 @@
+"""One simulation from its experiment to its report: trace, progress, journals, the bound, and what is said of it."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mdi_exit.analysis.beside import beside_optimum
+from mdi_exit.assembly import load_card
+from mdi_exit.cli.session import INTERRUPTED, JOURNALS
+from mdi_exit.config import Experiment
+from mdi_exit.journal import JournalFolder
+from mdi_exit.machine import command_line
+from mdi_exit.models.card import Card
+from mdi_exit.report import Report, build_report, settled
+from mdi_exit.simulation.run import simulate
+from mdi_exit.trace import ExitTrace, trace_of
+
+_LINE_S = 2.0  # how often a line is printed where nothing can be redrawn
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What the simulated workers run."""
+
+    card: Card
+    trace: ExitTrace
+    file: Path  # where the trace is
+
+    @classmethod
+    def of(cls, experiment: Experiment, file: Path | None) -> Network:
+        """The experiment's model with its trace. Raises CardError or TraceError."""
+        card = load_card(experiment)
+        path, trace = trace_of(experiment.model, card.identity, experiment.exits, file)
+        return cls(card, trace, path)
+
+
+def carry_out(experiment: Experiment, network: Network, folder: Path, journal: bool, bound: bool) -> Report:
+    """Simulate with live progress, with its journals (if they are wanted) in the folder; return the report.
+
+    Raises SimulationError, JournalError, OptimumError. Ctrl-C ends the program: half a simulation is worth nothing.
+    """
+    began_s = time.perf_counter()
+    writing = JournalFolder(folder / JOURNALS, experiment) if journal else nullcontext()
+    try:
+        with _Bar(experiment) as bar, writing as written:
+            record = simulate(experiment, network.card, network.trace, observe=written, progress=bar.show)
+    except KeyboardInterrupt:
+        print("mdi-exit: interrupted", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    took_s = time.perf_counter() - began_s
+    kept = JOURNALS if journal else None
+    command = command_line()
+    report = build_report(experiment, network.card, record.tallies, record.facts, command, "simulation", kept)
+    report["notes"] = list(record.notes)
+    report["optimum"] = beside_optimum(experiment, network.card, network.trace, report) if bound else None
+    report["simulation"] = {
+        "trace": network.file.name,
+        "virtual_s": record.virtual_s,
+        "took_s": took_s,
+        "events": record.events,
+        "digest": str(written.fingerprint) if written is not None else None,
+    }
+    return report
+
+
+def in_words(reports: Sequence[Report]) -> list[str]:
+    """How fast it went, and the digests of journals."""
+    of = [report["simulation"] for report in reports]
+    virtual_s, took_s, events = (sum(each[key] for each in of) for key in ("virtual_s", "took_s", "events"))
+    speed = f"{virtual_s / took_s:.0f} times as fast as real time, {events} events, {events / took_s:.0f} per second"
+    lines = [f"{virtual_s:.1f} virtual seconds in {took_s:.1f} s: {speed}"]
+    return lines + [f"journal digest {each['digest']}" for each in of if each["digest"]]
+
+
+def spread(reports: Sequence[Report]) -> dict[str, dict[str, float]]:
+    """Mean, standard deviation, lowest and highest of the main figures over several runs."""
+    figures: dict[str, list[float | None]] = {
+        "throughput_per_s": [settled(report)["throughput_per_s"] for report in reports],
+        "accuracy": [report["accuracy"] for report in reports],
+        "accuracy_offered": [report["accuracy_offered"] for report in reports],
+        "latency_p50_s": [report["latency_s"]["p50"] for report in reports],
+        "latency_p99_s": [report["latency_s"]["p99"] for report in reports],
+        "ratio": [(report["optimum"] or {}).get("ratio") for report in reports],
+    }
+    found = {}
+    for name, values in figures.items():
+        known = [value for value in values if value is not None]
+        if len(known) > 1:
+            ends = {"low": min(known), "high": max(known)}
+            found[name] = {"mean": statistics.fmean(known), "deviation": statistics.stdev(known), **ends}
+    return found
+
+
+def spread_table(reports: Sequence[Report]) -> Table:
+    """The same for people."""
+    table = Table(title=f"Over {len(reports)} seeds", box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for heading in ("", "mean", "standard deviation", "lowest", "highest"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, found in spread(reports).items():
+        table.add_row(name, *(f"{found[key]:.4g}" for key in ("mean", "deviation", "low", "high")))
+    return table
+
+
+class _Bar:
+    """How far virtual time has come, and how long the rest takes; on standard error."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        console = Console(stderr=True, highlight=False, markup=False)
+        self._whole_s, self._title = experiment.duration_s, f"{experiment.name}, seed {experiment.seed}"
+        self._began_s = self._said_s = time.monotonic()
+        self._is_terminal = console.is_terminal
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=console, transient=True, disable=not self._is_terminal)
+        self._task = self._bar.add_task(self._title, total=self._whole_s)
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def show(self, now: float) -> None:
+        """Virtual time has come to `now`."""
+        done_s = min(now, self._whole_s)
+        words = f"{self._title}: {done_s:.1f} of {self._whole_s:.1f} virtual seconds"
+        self._bar.update(self._task, completed=done_s, description=words)
+        wall_s = time.monotonic()
+        if not self._is_terminal and wall_s - self._said_s >= _LINE_S and done_s:
+            self._said_s = wall_s
+            left_s = (wall_s - self._began_s) * (self._whole_s / done_s - 1)
+            print(f"{words}, {left_s:.0f} s left", file=sys.stderr, flush=True)
