@@ -8,8 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -20,17 +21,18 @@ from mdi_exit.cli import main
 from mdi_exit.config import load_experiment
 from mdi_exit.journal import journals, read, replay
 from mdi_exit.report import read_report, write_report
+from mdi_exit.runtime.cluster import LOCAL_ENVIRONMENT
 
 from .recorded import record
 
 
-def mdi_exit(*arguments: str | Path, folder: Path, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run `mdi-exit` in a folder."""
+def mdi_exit(
+    *arguments: str | Path, folder: Path, changes: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `mdi-exit` in a folder, in an environment with `changes`."""
     program = [sys.executable, "-c", "from mdi_exit.cli import main; main()", *map(str, arguments)]
-    environment = {**os.environ, "COLUMNS": "100", "PYTHONWARNINGS": "default"}
-    return subprocess.run(
-        program, cwd=folder, capture_output=True, text=True, timeout=seconds, env=environment, check=False
-    )
+    environment = {**os.environ, "COLUMNS": "100", "PYTHONWARNINGS": "default", **(changes or {})}
+    return subprocess.run(program, cwd=folder, capture_output=True, text=True, timeout=60, env=environment, check=False)
 
 
 def here(
@@ -326,6 +328,45 @@ def test_a_report_is_shown_again_as_it_was(ran: tuple[Path, subprocess.Completed
     assert figure.read_bytes() == drawn
     as_json = mdi_exit("report", "results/report.json", "--json", folder=folder)
     assert json.loads(as_json.stdout) == read_report(folder / "results")
+
+
+@pytest.mark.parametrize("joins", [False, True], ids=["one of our own", "one that is joined"])
+def test_a_cluster_that_ray_does_not_give_is_one_line_with_its_reason(joins: bool, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        address = ["--address", f"127.0.0.1:{nobody.getsockname()[1]}"] if joins else []
+        token = {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "nowhere")}
+        line = refused(mdi_exit("run", "find-rate", *address, folder=tmp_path, changes=token))
+    assert ("cannot be joined (" if joins else "cannot start Ray on this machine (") in line
+    assert token["RAY_AUTH_TOKEN_PATH"] in line and not (tmp_path / "runs").exists()
+
+
+# It listens on the loopback interface alone, and ends when its standard input does.
+_HEAD = """
+import logging, sys, ray
+ray.init(address="local", include_dashboard=False, object_store_memory=80_000_000, log_to_driver=False,
+         logging_level=logging.ERROR, _node_ip_address="127.0.0.1", _temp_dir=sys.argv[1])
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+ray.shutdown()
+"""
+
+
+def test_a_joined_cluster_that_asks_for_no_token_is_warned_of(tmp_path: Path) -> None:
+    unguarded = {**LOCAL_ENVIRONMENT, "RAY_AUTH_MODE": "disabled"}
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as short,  # Ray makes sockets in it
+        subprocess.Popen(
+            [sys.executable, "-c", _HEAD, short], stdin=-1, stdout=-1, text=True, env={**os.environ, **unguarded}
+        ) as head,
+    ):
+        assert head.stdin is not None and head.stdout is not None
+        address = head.stdout.readline().strip()
+        words = ["--set", "topology=2-node", "--set", "duration_s=1", "--out", "results", "--address", address]
+        done = mdi_exit("run", "find-rate", *words, folder=tmp_path, changes=unguarded)
+        head.stdin.close()
+    assert done.returncode == 0 and address.startswith("127.0.0.1:"), done.stderr
+    (note,) = [note for note in read_report(tmp_path / "results")["notes"] if "RAY_AUTH_MODE" in note]
+    assert "asks for no token" in note and note in done.stdout
 
 
 def test_a_run_that_fails_leaves_the_results_of_an_older_one_alone(tmp_path: Path) -> None:
