@@ -155,9 +155,10 @@ def routes(
     to_segment = [_hops_to(graph, [w for w in present if k in hosted[w]]) for k in range(1, exits + 1)]
     to_source = _hops_to(graph, [topology.source] if topology.source in present else [])
     answer = {}
+    rank = {worker: number for number, worker in enumerate(present)}
     for worker in present:
-        out = [m for m in present if graph.has_edge(worker, m)]
-        into = [m for m in present if graph.has_edge(m, worker)]
+        out = sorted(graph.successors(worker), key=rank.__getitem__)
+        into = sorted(graph.predecessors(worker), key=rank.__getitem__)
         toward_segment = tuple(
             tuple(m for m in out if hops.get(m, math.inf) == 0 or _nearer(hops, m, worker)) for hops in to_segment
         )
@@ -166,7 +167,7 @@ def routes(
             toward_segment=toward_segment,
             toward_source=tuple(m for m in out if _nearer(to_source, m, worker)),
             report_to=tuple(into),
-            peers=tuple(m for m in present if m in out or m in into),
+            peers=tuple(sorted({*out, *into}, key=rank.__getitem__)),
         )
     return answer
 
