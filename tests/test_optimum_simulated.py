@@ -21,7 +21,7 @@ from mdi_exit.trace import ExitTrace
 
 from . import recorded
 
-HEADER_BYTES = FrameSizes(5, "n1").tasks(1)
+HEADER_BYTES = FrameSizes("n1").tasks(1)
 SLOW = {"bandwidth": "1 Mbit/s", "latency_s": 0.01}
 FAST_START = {"rule": "rate_adaptation", "period_s": 0.2, "signal": "in_flight", "first_interarrival_s": 0.01}
 

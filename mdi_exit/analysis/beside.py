@@ -36,14 +36,13 @@ def beside_optimum(
 ) -> dict[str, Any] | None:
     """Compare a run's report with the bound; None when nothing was offered. `trace` is the whole one.
 
-    Results are taken to travel free and acknowledgements to be as short as the shortest frame, so that the bound
+    Results are taken to travel free, and acknowledgements to be as short as the shortest frame, so that the bound
     stays one. Raises OptimumError where there is none, as for a worker whose times are not known.
     """
     if not report["offered"]:
         return None
     used = trace.rows([assembly.datum_index(experiment, d, len(trace)) for d in range(report["offered"])])
-    sizes = FrameSizes(experiment.exits, experiment.topology.source)
-    header_bytes = min(sizes.tasks(1), sizes.acknowledgement)
+    header_bytes = FrameSizes(experiment.topology.source).tasks(1)
     problem = problem_of(_by_thresholds(experiment), card, used, measured_s=measured_s, header_bytes=header_bytes)
     fixed = _fixed_rate(problem, used, report) if experiment.arrivals else None
     return {**_rate(experiment, problem, report), "fixed_rate": fixed}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from mdi_exit.cli.run import Json, Seed, Set, finish, load
+from mdi_exit.errors import UserError
 
 if TYPE_CHECKING:
     from mdi_exit.config import Experiment
@@ -23,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def simulate(
-    experiment: Annotated[str, typer.Argument(help="A YAML file, or a shipped example's name.")],
+    experiment: Annotated[Optional[str], typer.Argument(help="A YAML file, or a shipped example's name.")] = None,
     settings: Set = None,
     seed: Seed = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder of the results; default: runs/ and its name.")] = None,
@@ -33,9 +34,17 @@ def simulate(
     journal: Annotated[bool, typer.Option("--journal", help="Keep every step, and print their digest.")] = False,
     repeat: Annotated[int, typer.Option(min=1, max=1000, help="Runs, with this seed and the next ones.")] = 1,
     optimum: Annotated[bool, typer.Option(help="Compute the bound; on huge graphs it takes long.")] = True,
+    fuzz: Annotated[
+        int, typer.Option(min=0, help="Instead of an experiment: so many drawn ones, from --seed on, to find bugs.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Run an experiment in virtual time on recorded exits, beside the best that any policy could do."""
+    if fuzz:
+        _fuzz(fuzz, seed or 0)
+        return
+    if experiment is None:
+        raise UserError("simulate: no experiment; allowed: a YAML file, a shipped example's name, or --fuzz N")
     first = load(experiment, settings, seed)
     folder = out or Path("runs") / f"{first.name}-simulated"
     from mdi_exit.cli import session, virtual  # brings in the figures' library, which a mistake need not wait for
@@ -63,3 +72,18 @@ def simulate(
     session.conclude(content, folder)
     if not as_json:
         session.show_files(folder)
+
+
+def _fuzz(count: int, first: int) -> None:
+    """Look for bugs; what is found is told of last with the command that shows it again, and exit status 1."""
+    from mdi_exit.cli import virtual
+    from mdi_exit.fuzzing.hunt import hunt
+
+    with virtual.Bar("drawn experiments", count, "cases") as bar:
+        found = hunt(first, count, bar.show)
+    if found is None:
+        print(f"{count} drawn experiments, seeds {first} to {first + count - 1}: nothing went wrong")
+        return
+    print(f"{found.traceback}\nlast step: {found.step}\n{found.case}\n{found.error}\n")
+    print(f"mdi-exit simulate --fuzz 1 --seed {found.case.seed}")
+    raise typer.Exit(1)

@@ -51,10 +51,10 @@ def carry_out(experiment: Experiment, network: Network, folder: Path, journal: b
 
     Raises SimulationError, JournalError, OptimumError. Ctrl-C ends the program: half a simulation is worth nothing.
     """
-    began_s = time.perf_counter()
+    began_s, title = time.perf_counter(), f"{experiment.name}, seed {experiment.seed}"
     writing = JournalFolder(folder / JOURNALS, experiment) if journal else nullcontext()
     try:
-        with _Bar(experiment) as bar, writing as written:
+        with Bar(title, experiment.duration_s, "virtual seconds") as bar, writing as written:
             record = simulate(experiment, network.card, network.trace, observe=written, progress=bar.show)
     except KeyboardInterrupt:
         print("mdi-exit: interrupted", file=sys.stderr)
@@ -113,32 +113,32 @@ def spread_table(reports: Sequence[Report]) -> Table:
     return table
 
 
-class _Bar:
-    """How far virtual time has come, and how long the rest takes; on standard error."""
+class Bar:
+    """How much of something is done, and how long the rest takes; on standard error."""
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, title: str, total: float, unit: str) -> None:
         console = Console(stderr=True, highlight=False, markup=False)
-        self._whole_s, self._title = experiment.duration_s, f"{experiment.name}, seed {experiment.seed}"
+        self._title, self._total, self._unit = title, total, unit
         self._began_s = self._said_s = time.monotonic()
         self._is_terminal = console.is_terminal
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=console, transient=True, disable=not self._is_terminal)
-        self._task = self._bar.add_task(self._title, total=self._whole_s)
+        self._task = self._bar.add_task(title, total=total)
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Bar:
         self._bar.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._bar.stop()
 
-    def show(self, now: float) -> None:
-        """Virtual time has come to `now`."""
-        done_s = min(now, self._whole_s)
-        words = f"{self._title}: {done_s:.1f} of {self._whole_s:.1f} virtual seconds"
-        self._bar.update(self._task, completed=done_s, description=words)
-        wall_s = time.monotonic()
-        if not self._is_terminal and wall_s - self._said_s >= _LINE_S and done_s:
-            self._said_s = wall_s
-            left_s = (wall_s - self._began_s) * (self._whole_s / done_s - 1)
+    def show(self, done: float) -> None:
+        """So much is done now."""
+        done = min(done, self._total)
+        words = f"{self._title}: {done:.4g} of {self._total:.4g} {self._unit}"
+        self._bar.update(self._task, completed=done, description=words)
+        now_s = time.monotonic()
+        if not self._is_terminal and now_s - self._said_s >= _LINE_S and done:
+            self._said_s = now_s
+            left_s = (now_s - self._began_s) * (self._total / done - 1)
             print(f"{words}, {left_s:.0f} s left", file=sys.stderr, flush=True)

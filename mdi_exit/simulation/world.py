@@ -102,7 +102,7 @@ class World:
         self.handled = 0  # events
         self.finished = False
         self._network, self._rng, self._observe = network, rng, observe
-        self._sizes = FrameSizes(len(network.payload_bytes) - 1, max(workers, key=len))
+        self._sizes = FrameSizes(max(workers, key=len))
         self._heap: list[tuple[float, int, str, int, _Scheduled]] = []
         self._sequence = 0
         self._timers: dict[tuple[str, str], int] = {}  # (node or "controller", name) -> sequence of the valid one
@@ -202,17 +202,17 @@ class World:
         self._at(arrives_s + patience_s, node, _TransferTimedOut(to, transfer_id))
 
     def _acknowledge(self, node: str, effect: fx.Acknowledge) -> None:
-        self._transmit(node, effect.to, self._sizes.acknowledgement, _AcknowledgementArrived(node, effect))
+        self._transmit(node, effect.to, self._sizes.told(effect), _AcknowledgementArrived(node, effect))
 
     def _send_results(self, node: str, effect: fx.SendResults) -> None:
         self._transmit(node, effect.to, self._sizes.results(len(effect.results)), ev.ResultsArrived(effect.results))
 
     def _send_report(self, node: str, effect: fx.SendReport) -> None:
-        self._transmit(node, effect.to, self._sizes.report, ev.ReportReceived(effect.report))
+        self._transmit(node, effect.to, self._sizes.told(effect), ev.ReportReceived(effect.report))
 
     def _send_thresholds(self, node: str, effect: fx.SendThresholds) -> None:
         news = ev.ThresholdsReceived(effect.version, effect.thresholds, node)
-        self._transmit(node, effect.to, self._sizes.thresholds, news)
+        self._transmit(node, effect.to, self._sizes.rare(effect), news)
 
     def _set_timer(self, node: str, effect: fx.SetTimer) -> None:
         fired = self._at(self.now + effect.delay_s, node, ev.TimerFired(effect.name))

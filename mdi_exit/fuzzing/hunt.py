@@ -1,0 +1,65 @@
+"""Run drawn cases one after the other until one does something that it must not."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mdi_exit.fuzzing.cases import OPEN_S, Case, drawn
+from mdi_exit.fuzzing.oracles import Watch, require
+from mdi_exit.report import build_report
+from mdi_exit.simulation.run import Simulation
+from mdi_exit.simulation.world import NO_FAULTS
+
+_AFTER_S = 10.0  # after the last outcome, stray copies are worked off, so long at a time
+_AFTER_MAX = 60
+_PATIENCE_STEPS = 2_000_000  # of one case; the longest ones take a tenth of it
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A case that went wrong, and how."""
+
+    case: Case
+    error: str
+    traceback: str
+    step: str  # the last one
+
+
+def check(case: Case, watch: Watch) -> None:
+    """Run a case to its end. Raises oracles.Violation, or whatever else a bug raises."""
+    simulation = Simulation(case.experiment, case.card, case.trace, {}, case.faults, case.churn, watch)
+    world = watch.world = simulation.world
+    for part in range(1, 11):
+        simulation.advance(OPEN_S * part / 10)
+    last_s = max([OPEN_S, *(change.at_s for change in case.churn)])
+    simulation.advance(last_s + 1.0)
+    world.faults = NO_FAULTS
+    until_s = last_s + 1.0
+    while not world.finished and until_s < case.experiment.duration_s + case.experiment.drain_s:
+        until_s += _AFTER_S
+        simulation.advance(until_s)
+        require(watch.steps < _PATIENCE_STEPS, "it goes on and on")
+    for _ in range(_AFTER_MAX):
+        if all(core.idle for core in world.workers.values()):
+            break
+        world.run(world.now + _AFTER_S)
+    watch.check_end(case.mode)
+    record = simulation.record()
+    report = build_report(case.experiment, case.card, record.tallies, record.facts, "fuzz", "simulation")
+    closed = sum(report[outcome] for outcome in ("completed", "shed", "failed", "lost"))
+    require(report["offered"] == closed == len(watch.outcomes), "the report does not add up")
+
+
+def hunt(first: int, count: int, progress: Callable[[int], None] = lambda done: None) -> Finding | None:
+    """Check the cases `first`, `first` + 1, ...; return the first that goes wrong."""
+    for done in range(count):
+        watch, case = Watch(), drawn(first + done)
+        try:
+            check(case, watch)
+        except Exception as error:  # whatever it is, it is what was looked for
+            words = f"{type(error).__name__}: {error}"
+            return Finding(case, words, traceback.format_exc(), str(watch.last))
+        progress(done + 1)
+    return None
