@@ -193,7 +193,7 @@ def test_segments_exits_and_bottlenecks_have_to_match() -> None:
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"architecture": "vgg"}, "model.architecture is 'vgg'; allowed are mobilenet_v2, resnet50"),
+    ({"architecture": "vgg"}, "model.architecture is 'vgg'; allowed are mobilenet_v2, resnet50, b_alexnet"),
     ({"image_size": 8}, "allowed are 16 to 1024"),
     ({"classes": ("one",)}, "at least 2"),
     ({"std": (0.0, 1.0, 1.0)}, "model.std"),

@@ -617,7 +617,7 @@ def test_an_interruption_says_how_to_go_on(
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (("--model", "vgg"), "model.architecture is 'vgg'; allowed are mobilenet_v2, resnet50"),
+    (("--model", "vgg"), "model.architecture is 'vgg'; allowed are mobilenet_v2, resnet50, b_alexnet"),
     (("--device", "tpu"), "--device tpu: allowed here are auto, cpu"),
     (("--bottleneck", "9:4"), "cut 9; allowed is each of 1 to 4 once"),
     (("--early-crop", "24"), "--early-crop 24: allowed are 0 and 8 to 16 pixels"),

@@ -27,7 +27,7 @@ def train(
     data: _Data,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint, metrics.json and training.png.")],
     name: Annotated[str, typer.Option(help="The checkpoint's name in that folder.")] = "network",
-    model: Annotated[str, typer.Option(help="mobilenet_v2 (5 exits) or resnet50 (4 exits).")] = "mobilenet_v2",
+    model: Annotated[str, typer.Option(help="mobilenet_v2 (5 exits), resnet50 (4) or b_alexnet (3).")] = "mobilenet_v2",
     image_size: Annotated[int, typer.Option(help="Pixels; images of another size are resized.")] = 32,
     epochs: Annotated[int, typer.Option(min=1)] = 28,
     seed: Annotated[int, typer.Option(min=0, help="Decides first weights, batches and what is held out.")] = 0,

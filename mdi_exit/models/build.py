@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from mdi_exit.models.b_alexnet import b_alexnet
 from mdi_exit.models.card import ModelConfig
 from mdi_exit.models.mobilenet_v2 import mobilenet_v2
 from mdi_exit.models.multi_exit import MultiExitNetwork
 from mdi_exit.models.resnet import resnet50
 
-_MAKERS = {"mobilenet_v2": mobilenet_v2, "resnet50": resnet50}
+_MAKERS = {"mobilenet_v2": mobilenet_v2, "resnet50": resnet50, "b_alexnet": b_alexnet}
 
 
 def build(config: ModelConfig) -> MultiExitNetwork:

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from mdi_exit.errors import UserError
 
 SCHEMA = 1
-ARCHITECTURES = {"mobilenet_v2": 5, "resnet50": 4}  # name: exits
+ARCHITECTURES = {"mobilenet_v2": 5, "resnet50": 4, "b_alexnet": 3}  # name: exits
+FIXED_SIZE = ("b_alexnet",)  # can run images of the size it was built for only
 
 
 class CardError(UserError):

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mdi_exit.errors import UserError
 from mdi_exit.models.build import build
-from mdi_exit.models.card import ModelConfig
+from mdi_exit.models.card import FIXED_SIZE, ModelConfig
 from mdi_exit.models.multi_exit import MultiExitNetwork
 from mdi_exit.training import optimise
 from mdi_exit.training.augment import augment
@@ -64,6 +64,8 @@ class TrainingConfig:
             raise TrainingError(f"--padding {self.padding}: allowed is less than the image size, {side}")
         if self.early_crop and not SMALLEST_CROP <= self.early_crop <= side:
             raise TrainingError(f"--early-crop {self.early_crop}: allowed are 0 and {SMALLEST_CROP} to {side} pixels")
+        if self.early_crop and (name := self.model.architecture) in FIXED_SIZE:
+            raise TrainingError(f"--early-crop {self.early_crop}: allowed with {name} is 0: it knows one size only")
 
 
 @dataclass(frozen=True, slots=True)
