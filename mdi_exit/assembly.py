@@ -54,6 +54,7 @@ def controller_core(experiment: Experiment, card: Card) -> ControllerCore:
         limits=experiment.limits,
         rng=random.Random(f"{experiment.seed}/controller/0"),
         data_max=experiment.data_max,
+        uses_prices=experiment.offloading.uses_prices,
     )
 
 

@@ -1,9 +1,9 @@
 """What travels between processes, and what is kept of it: the core's values as msgpack, tensors as raw bytes.
 
 A message on a link is the very effect that caused it (`SendTasks`, `Acknowledge`, `SendResults`, `SendReport`,
-`SendThresholds`), so that there is no second family of types. Its frames are a versioned header and, behind it, one
-frame per tensor, which becomes an array without being copied. `pack` and `unpack` do the same for every event and
-effect, for journals.
+`SendThresholds`, `SendPrices`, `SendMeasurements`), so that there is no second family of types. Its frames are a
+versioned header and, behind it, one frame per tensor, which becomes an array without being copied. `pack` and `unpack`
+do the same for every event and effect, for journals.
 
 A frozen dataclass travels as {tag: [fields]}; `TABLE` gives each its tag. Nothing here can run code: unpacking makes
 numbers, texts, tuples and the dataclasses of the table, each field checked against its annotation. Whatever a peer
@@ -12,12 +12,7 @@ gets wrong is a `WireError`; any other exception is our bug.
 
 from __future__ import annotations
 
-import operator
-import types
-import typing
-from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass
-from enum import Enum
+from collections.abc import Sequence
 from typing import Any
 
 import msgpack
@@ -25,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdi_exit.core import effects as fx
-from mdi_exit.core import events as ev
-from mdi_exit.core import types as ty
+from mdi_exit.wire_table import LINK_MESSAGES, READERS, VERSION, WRITERS, LinkMessage, WireError
 
-VERSION = 1  # of the header and of TABLE; raised whenever a tag, a field or its meaning changes
+__all__ = ("LinkMessage", "WireError", "decode", "encode", "pack", "unpack")
+
 HEADER_BYTES_MAX = 1 << 20  # a message of 1024 tasks is 40 KB
 FRAMES_MAX = 1 + 1024  # the header and a tensor per task; WorkerOptions.group_max is 1024
 TENSOR_BYTES_MAX = 64 << 20  # the largest cut of ResNet-50 at 224x224 is 3.2 MB
@@ -42,62 +37,8 @@ _ENTRIES_MAX = 1 << 16  # of one list; bounds what a header of a few bytes can m
 _DTYPES: tuple[np.dtype[Any], ...] = tuple(np.dtype(name) for name in ("|u1", "<f2", "<f4", "|i1"))
 _DTYPE_CODE = {dtype: code for code, dtype in enumerate(_DTYPES)}
 
-TABLE: dict[int, type[Any]] = {
-    # values inside others
-    1: ty.Task,
-    2: ty.ExitReading,
-    3: ty.Result,
-    4: ty.WorkerReport,
-    5: ty.Routes,
-    # effects of a worker; the first five are also the messages of a link
-    16: fx.SendTasks,
-    17: fx.Acknowledge,
-    18: fx.SendResults,
-    19: fx.SendReport,
-    20: fx.SendThresholds,
-    21: fx.RunSegment,
-    22: fx.DeliverResults,
-    23: fx.DiscardPayloads,
-    24: fx.SetTimer,
-    # effects of the controller
-    32: fx.Admit,
-    33: fx.Complete,
-    34: fx.CountDuplicate,
-    35: fx.SetThresholds,
-    36: fx.RecordControl,
-    37: fx.Finish,
-    # events to a worker
-    48: ev.TasksArrived,
-    49: ev.SegmentDone,
-    50: ev.SegmentFailed,
-    51: ev.TasksDelivered,
-    52: ev.TasksRefused,
-    53: ev.TasksUndelivered,
-    54: ev.ReportReceived,
-    55: ev.ResultsArrived,
-    56: ev.ResultsUndelivered,
-    57: ev.ThresholdsReceived,
-    58: ev.RoutesChanged,
-    59: ev.TimerFired,
-    # events to the controller
-    64: ev.SourceObserved,
-    65: ev.DatumUnreadable,
-    66: ev.WorkerLost,
-    67: ev.WorkerJoined,
-    68: ev.AdmissionOpened,
-    69: ev.AdmissionClosed,
-    70: ev.DrainExpired,
-}
-
-LinkMessage = fx.SendTasks | fx.Acknowledge | fx.SendResults | fx.SendReport | fx.SendThresholds
-_LINK_MESSAGES = typing.get_args(LinkMessage)
-
 Tensor = NDArray[Any]
 Buffer = bytes | bytearray | memoryview
-
-
-class WireError(Exception):
-    """A peer or a file sent something that is not a message of ours. Says what; the sender is known to the caller."""
 
 
 # ---- messages of a link
@@ -131,7 +72,7 @@ def decode(frames: Sequence[Buffer]) -> tuple[LinkMessage, list[Tensor]]:
     version, message, described = content
     if version != VERSION or type(version) is not int:
         raise WireError(f"the peer speaks version {version!r}, this is version {VERSION}")
-    if not isinstance(message, _LINK_MESSAGES):
+    if not isinstance(message, LINK_MESSAGES):
         raise WireError(f"a {type(message).__name__} is no message of a link")
     if type(described) is not tuple or len(described) != len(frames) - 1:
         raise WireError("the header describes another number of tensors than came")
@@ -181,7 +122,7 @@ def _packed(value: object) -> bytes:
 
 
 def _tagged(value: object) -> dict[int, tuple[object, ...]]:
-    tag, values = _WRITERS[type(value)]
+    tag, values = WRITERS[type(value)]
     return {tag: values(value)}
 
 
@@ -206,92 +147,10 @@ def _untagged(pairs: list[tuple[object, object]]) -> Any:
     if len(pairs) != 1:
         raise WireError("a map that is no tagged value")
     tag, content = pairs[0]
-    entry = _READERS.get(tag) if type(tag) is int else None
+    entry = READERS.get(tag) if type(tag) is int else None
     if entry is None:
         raise WireError(f"unknown tag {tag!r}")
     kind, readers = entry
     if type(content) is not tuple or len(content) != len(readers):
         raise WireError(f"{kind.__name__} has {len(readers)} fields")
     return kind(*[read(value) for read, value in zip(readers, content, strict=True)])
-
-
-# ---- the table, compiled once: how each field is read and how all are written
-
-_Reader = Callable[[Any], Any]
-
-
-def _reader(hint: Any) -> _Reader:
-    """Return the function that passes a decoded value of this annotation on and refuses any other."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple and arguments[-1] is Ellipsis:
-        return _reader_of_many(_reader(arguments[0]))
-    if origin is tuple:
-        return _reader_of_row([_reader(argument) for argument in arguments])
-    if origin in (types.UnionType, typing.Union):
-        inner = _reader(next(argument for argument in arguments if argument is not types.NoneType))
-        return lambda value: None if value is None else inner(value)
-    if issubclass(hint, Enum):
-        return _reader_of_enum(hint)
-    if hint is float:
-        return _read_float
-    assert hint in (int, str, bool) or is_dataclass(hint), hint
-
-    def read(value: Any) -> Any:
-        if type(value) is not hint:
-            raise WireError(f"{type(value).__name__} where {hint.__name__} belongs")
-        return value
-
-    return read
-
-
-def _read_float(value: Any) -> float:
-    if type(value) is float:
-        return value
-    if type(value) is int:
-        return float(value)
-    raise WireError(f"{type(value).__name__} where float belongs")
-
-
-def _reader_of_many(inner: _Reader) -> _Reader:
-    def read(value: Any) -> Any:
-        if type(value) is not tuple:
-            raise WireError(f"{type(value).__name__} where a list belongs")
-        return tuple([inner(entry) for entry in value])
-
-    return read
-
-
-def _reader_of_row(inner: list[_Reader]) -> _Reader:
-    def read(value: Any) -> Any:
-        if type(value) is not tuple or len(value) != len(inner):
-            raise WireError(f"no list of {len(inner)} entries")
-        return tuple([each(entry) for each, entry in zip(inner, value, strict=True)])
-
-    return read
-
-
-def _reader_of_enum(kind: type[Enum]) -> _Reader:
-    members = {member.value: member for member in kind}
-
-    def read(value: Any) -> Any:
-        if type(value) is not str or value not in members:
-            raise WireError(f"{value!r} is no {kind.__name__}")
-        return members[value]
-
-    return read
-
-
-def _writer(kind: type[Any]) -> Callable[[Any], tuple[object, ...]]:
-    names = [field.name for field in fields(kind)]
-    if len(names) > 1:
-        return operator.attrgetter(*names)
-    return lambda value: tuple(getattr(value, name) for name in names)
-
-
-def _readers(kind: type[Any]) -> tuple[_Reader, ...]:
-    hints = typing.get_type_hints(kind)
-    return tuple(_reader(hints[field.name]) for field in fields(kind))
-
-
-_READERS = {tag: (kind, _readers(kind)) for tag, kind in TABLE.items()}
-_WRITERS = {kind: (tag, _writer(kind)) for tag, kind in TABLE.items()}

@@ -24,6 +24,7 @@ from mdi_exit.topology import Link, Topology, routes
 from mdi_exit.trace import ExitTrace
 
 Array = NDArray[np.float64]
+UNKNOWN_S = 1e6  # stands for a time that nobody knows; no segment takes that long
 
 
 class OptimumError(UserError):
@@ -106,6 +107,9 @@ class _Thresholds:
     def threshold(self, k: int) -> float:
         return self.values[k - 1]
 
+    def backlog(self, k: int) -> int:
+        return 0  # a fluid does not queue
+
 
 def _policy_leaving(trace: ExitTrace, policy: ExitPolicy, thresholds: tuple[float, ...]) -> NDArray[np.intp]:
     """As `leaving`, by asking an exit policy about each reading."""
@@ -155,11 +159,35 @@ def problem_of(
     """
     if trace.exits != experiment.exits:
         raise OptimumError(f"the trace has {trace.exits} exits; allowed: {experiment.exits}, as many as the model")
+    times_s = {worker: _seconds(experiment, card, worker, measured_s or {}) for worker in experiment.topology.workers}
+    shares = _shares(trace, _policy_leaving(trace, experiment.exit, experiment.thresholds))
+    return _network(experiment, times_s, trace.payload_bytes, shares, header_bytes, result_bytes)
+
+
+def network_of(experiment: Experiment, card: Card, payload_bytes: Sequence[int]) -> FluidProblem:
+    """As `problem_of`, of which nobody knows yet who goes on: continuation is 1. A worker whose times are not known
+    has UNKNOWN_S for each segment that it hosts. `payload_bytes` are those of a_k, k = 0..K.
+    """
+    times_s = {}
+    for worker, profile in experiment.devices.items():
+        known = profile.seconds(card.model.architecture, card.model.image_size) if profile else None
+        times_s[worker] = known or (UNKNOWN_S,) * experiment.exits
+    return _network(experiment, times_s, payload_bytes, (1.0,) * (experiment.exits - 1), 0, None)
+
+
+def _network(
+    experiment: Experiment,
+    times_s: Mapping[str, Sequence[float]],
+    payload_bytes: Sequence[int],
+    shares: tuple[float, ...],
+    header_bytes: int,
+    result_bytes: int | None,
+) -> FluidProblem:
     topology, hosted = experiment.topology, experiment.hosted
     compute_s = np.full((len(topology.workers), experiment.exits), np.inf)
     for n, worker in enumerate(topology.workers):
         here = [k - 1 for k in hosted[worker]]
-        compute_s[n, here] = np.array(_seconds(experiment, card, worker, measured_s or {}))[here]
+        compute_s[n, here] = np.array(times_s[worker])[here]
     ways = _directions(topology)
     send_s = np.full((len(ways), experiment.exits), np.inf)
     wait_s, result_s = np.zeros_like(send_s), np.zeros(len(ways))
@@ -168,17 +196,21 @@ def problem_of(
         options, tries = experiment.worker_options[a], 1 / (1 - link.shape.loss)
         header_s = link.shape.transmission_s(header_bytes) / options.group_max
         turn_s = 2 * link.shape.latency_s / options.group_max + header_s
-        for k, size_bytes in enumerate(trace.payload_bytes[:-1]):
+        for k, size_bytes in enumerate(payload_bytes[:-1]):
             if b in allowed[a].toward_segment[k]:
                 send_s[i, k] = tries * (link.shape.transmission_s(size_bytes) + header_s)
                 wait_s[i, k] = (send_s[i, k] + tries * turn_s) / options.link_window
         result_s[i] = tries * link.shape.transmission_s(result_bytes or 0)
-    shares = _shares(trace, _policy_leaving(trace, experiment.exit, experiment.thresholds))
-    between = tuple((a, b) for a, b, _ in ways)
-    results = None if result_bytes is None else result_s
-    channels = tuple(link.shape.channel for _, _, link in ways)
     return FluidProblem(
-        topology.workers, topology.source, compute_s, between, send_s, shares, wait_s, results, channels
+        topology.workers,
+        topology.source,
+        compute_s,
+        tuple((a, b) for a, b, _ in ways),
+        send_s,
+        shares,
+        wait_s,
+        None if result_bytes is None else result_s,
+        tuple(link.shape.channel for _, _, link in ways),
     )
 
 

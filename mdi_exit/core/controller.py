@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
+from mdi_exit.core.prices import PriceDesk
+from mdi_exit.core.standing import Standing
 from mdi_exit.core.types import Limits, Outcome, Result
 from mdi_exit.core.views import AdmissionPolicy, ArrivalProcess
 
@@ -42,13 +44,18 @@ class ControllerCore:
         limits: Limits,
         rng: random.Random,
         data_max: int | None = None,
+        uses_prices: bool = False,
     ) -> None:
         assert len(thresholds) == exits - 1
         assert (arrivals is not None) == admission.wants_arrivals
         self.input_queue = self.output_queue = self.first_segment = 0
         self.thresholds = thresholds
         self.interarrival_s = arrivals.mean_interarrival_s if arrivals else admission.first_interarrival_s
+        self.memory: tuple[float, ...] = ()
         self._admission, self._limits, self._data_max = admission, limits, data_max
+        self._price_desk = PriceDesk() if uses_prices else None
+        self._admitted = 0  # since the last adaptation
+        self._submitted = 0  # ever, again and again those that are submitted again
         self._gaps: Iterator[float] | None = arrivals.gaps(rng) if arrivals else None
         self._in_flight: dict[int, _InFlight] = {}
         self._deadlines: list[tuple[float, int]] = []  # a heap; entries of closed or resubmitted data are stale
@@ -63,6 +70,10 @@ class ControllerCore:
     def in_flight(self) -> int:
         return len(self._in_flight)
 
+    def watches(self, source: Standing) -> bool:
+        """Say whether to be given a SourceObserved now: there is room for a datum, and what was admitted has come."""
+        return self._open and source.backlog(1) < self._admission.fill_to and source.admitted == self._submitted
+
     def handle(self, event: ev.ControllerEvent, now: float) -> list[fx.ControllerEffect]:
         """Take in what happened at `now` (seconds since the run began) and return what to do about it."""
         self._now, self._effects = now, []
@@ -75,9 +86,14 @@ class ControllerCore:
             for result in event.results:
                 self._answered(result)
         elif isinstance(event, ev.DatumUnreadable):
+            self.first_segment -= 1  # it will not come to wait there
+            self._submitted -= 1
             self._close(event.data_id, Outcome.FAILED, event.reason)
         elif isinstance(event, ev.WorkerLost):
             self._bring_deadlines_forward()
+            self._ask_desk(event)
+        elif isinstance(event, ev.MeasurementsArrived | ev.PricesSolved | ev.WorkerJoined):
+            self._ask_desk(event)
         elif isinstance(event, ev.AdmissionOpened):
             self._open_admission()
         elif isinstance(event, ev.AdmissionClosed):
@@ -86,6 +102,8 @@ class ControllerCore:
             self._open = False
             for data_id in list(self._in_flight):
                 self._close(data_id, Outcome.LOST, "no answer by the end of the run")
+        if self._open and self._admission.fill_to:
+            self._fill()
         if self._started and not (self._open or self._in_flight or self._finished):
             self._finished = True
             self._effects.append(fx.Finish())
@@ -96,8 +114,11 @@ class ControllerCore:
     def _open_admission(self) -> None:
         self._open = self._started = True
         self._next_arrival_s = self._now
-        self._schedule_arrival()
+        if not self._admission.fill_to:
+            self._schedule_arrival()
         self._effects.append(fx.SetTimer("adapt", self._admission.period_s))
+        if self._price_desk:
+            self._effects += self._price_desk.open()
 
     def _timer_fired(self, name: str) -> None:
         if name == "deadline":
@@ -106,25 +127,45 @@ class ControllerCore:
             self._arrive()
         elif name == "adapt" and self._open:
             self._adapt()
+        elif name == "prices" and self._price_desk and not self._finished:
+            self._effects += self._price_desk.tick()
+
+    def _ask_desk(self, event: ev.ControllerEvent) -> None:
+        if self._price_desk:
+            self._effects += self._price_desk.handle(event)
+
+    def _fill(self) -> None:
+        """Admit until enough wait for segment 1 at the source."""
+        while self.first_segment < self._admission.fill_to and len(self._in_flight) < self._limits.in_flight_max:
+            self._admit_next(self._now)
+            if not self._open:
+                return
+
+    def _admit_next(self, admitted_s: float) -> None:
+        self._submit(self._offered, _InFlight(admitted_s, attempt=0, failures=0, deadline_s=0.0))
+        self.first_segment += 1  # until the next observation
+        self._admitted += 1
+        self._count_offered()
+
+    def _count_offered(self) -> None:
+        self._offered += 1
+        if self._data_max is not None and self._offered >= self._data_max:
+            self._open = False
 
     def _arrive(self) -> None:
         full = len(self._in_flight) >= self._limits.in_flight_max
         if self._gaps is None:  # a source that holds its data just waits
             if not full:
-                self._submit(self._offered, _InFlight(self._now, attempt=0, failures=0, deadline_s=0.0))
-                self._offered += 1
+                self._admit_next(self._now)
         else:  # what arrives from outside cannot wait at the door: it is shed
             late = self._now - self._next_arrival_s > _CATCH_UP_S
             if full or late or self.first_segment >= self._admission.queue_max:
                 reason = "the source was late" if late else "the source was full"
                 self._effects.append(fx.Complete(self._offered, Outcome.SHED, 0, -1, 0.0, 0.0, 0, reason))
+                self._count_offered()
             else:
-                self._submit(self._offered, _InFlight(self._next_arrival_s, attempt=0, failures=0, deadline_s=0.0))
-                self.first_segment += 1  # until the next observation
-            self._offered += 1
-        if self._data_max is not None and self._offered >= self._data_max:
-            self._open = False
-        else:
+                self._admit_next(self._next_arrival_s)
+        if self._open:
             self._schedule_arrival()
 
     def _schedule_arrival(self) -> None:
@@ -139,6 +180,7 @@ class ControllerCore:
 
     def _adapt(self) -> None:
         decision = self._admission.adapt(self)
+        self.memory = decision.memory
         if decision.thresholds != self.thresholds:
             self._version += 1
             self.thresholds = decision.thresholds
@@ -148,6 +190,9 @@ class ControllerCore:
             if self._gaps is None and self._next_arrival_s > self._now + self.interarrival_s:
                 self._next_arrival_s = self._now
                 self._schedule_arrival()
+        if self._admission.fill_to and self._admitted:
+            self.interarrival_s = self._admission.period_s / self._admitted
+        self._admitted = 0
         threshold = sum(self.thresholds) / len(self.thresholds) if self.thresholds else 1.0
         record = fx.RecordControl(
             self.interarrival_s, threshold, self.input_queue, self.output_queue, len(self._in_flight)
@@ -160,6 +205,7 @@ class ControllerCore:
         entry.deadline_s = self._now + self._limits.deadline_s * 2**entry.failures
         entry.worker_lost = False
         self._in_flight[data_id] = entry
+        self._submitted += 1
         self._effects.append(fx.Admit(data_id, entry.attempt))
         heapq.heappush(self._deadlines, (entry.deadline_s, data_id))
         self._arm_deadline()

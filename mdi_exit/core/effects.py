@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mdi_exit.core.types import Outcome, Result, Task, TaskKey, WorkerReport
+from mdi_exit.core.types import Measurement, Outcome, Prices, Result, Task, TaskKey, WorkerReport
 
 # ---- of a WorkerCore
 
@@ -72,6 +72,29 @@ class SendThresholds:
 
 
 @dataclass(frozen=True, slots=True)
+class SendPrices:
+    """Pass new prices on, as thresholds are."""
+
+    to: str
+    prices: Prices
+
+
+@dataclass(frozen=True, slots=True)
+class SendMeasurements:
+    """Pass measurements on towards the source. May be lost: the next ones repair it."""
+
+    to: str
+    measurements: tuple[Measurement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverMeasurements:
+    """Hand measurements to the controller; only the source's worker emits it."""
+
+    measurements: tuple[Measurement, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DiscardPayloads:
     """Nobody here needs these tensors any more."""
 
@@ -127,6 +150,24 @@ class SetThresholds:
 
 
 @dataclass(frozen=True, slots=True)
+class SolvePrices:
+    """Solve the fluid problem of the workers that are up with what they measured; ends in PricesSolved.
+
+    Never two at once.
+    """
+
+    measurements: tuple[Measurement, ...]
+    lost: tuple[str, ...]  # workers that are down
+
+
+@dataclass(frozen=True, slots=True)
+class SetPrices:
+    """Give the source's worker new prices (as PricesReceived with sender None); it spreads them."""
+
+    prices: Prices
+
+
+@dataclass(frozen=True, slots=True)
 class RecordControl:
     """The controller's state after an adaptation step, for the run report's series."""
 
@@ -150,8 +191,13 @@ WorkerEffect = (
     | DeliverResults
     | SendReport
     | SendThresholds
+    | SendPrices
+    | SendMeasurements
+    | DeliverMeasurements
     | DiscardPayloads
     | SetTimer
 )
-ControllerEffect = SetTimer | Admit | Complete | CountDuplicate | SetThresholds | RecordControl | Finish
+ControllerEffect = (
+    SetTimer | Admit | Complete | CountDuplicate | SetThresholds | SolvePrices | SetPrices | RecordControl | Finish
+)
 Effect = WorkerEffect | ControllerEffect

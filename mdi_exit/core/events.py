@@ -2,14 +2,15 @@
 
 Every effect that starts work has an event for each way it can end: RunSegment -> SegmentDone | SegmentFailed,
 SendTasks -> TasksDelivered | TasksUndelivered | TasksRefused, SendResults -> ResultsUndelivered | nothing (a lost
-result is caught by the datum's deadline), SetTimer -> TimerFired, Admit -> DatumUnreadable | a result | a deadline.
+result is caught by the datum's deadline), SetTimer -> TimerFired, SolvePrices -> PricesSolved,
+Admit -> DatumUnreadable | a result | a deadline.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mdi_exit.core.types import ExitReading, Result, Routes, Task, WorkerReport
+from mdi_exit.core.types import ExitReading, Measurement, Prices, Result, Routes, Task, WorkerReport
 
 # ---- to a WorkerCore
 
@@ -103,6 +104,21 @@ class ThresholdsReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class PricesReceived:
+    """New prices; `sender` is None at the source itself."""
+
+    prices: Prices
+    sender: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementsArrived:
+    """Measurements from a neighbour, to pass on or to deliver at the source. The ControllerCore takes it too."""
+
+    measurements: tuple[Measurement, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RoutesChanged:
     """Membership or topology changed; also the first thing a worker hears, which starts it."""
 
@@ -134,6 +150,13 @@ class DatumUnreadable:
 
     data_id: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PricesSolved:
+    """The answer to SolvePrices; its version is the controller's to give."""
+
+    prices: Prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +199,8 @@ WorkerEvent = (
     | ResultsArrived
     | ResultsUndelivered
     | ThresholdsReceived
+    | PricesReceived
+    | MeasurementsArrived
     | RoutesChanged
     | TimerFired
 )
@@ -183,6 +208,8 @@ ControllerEvent = (
     SourceObserved
     | TimerFired
     | ResultsArrived
+    | MeasurementsArrived
+    | PricesSolved
     | DatumUnreadable
     | WorkerLost
     | WorkerJoined

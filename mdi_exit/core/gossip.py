@@ -16,16 +16,16 @@ class Gossip:
         self._reports = self._ticks = 0
         self._told: tuple[int, ...] = ()
 
-    def report(self, tasks: Custody, compute_delay_s: float, thresholds_version: int) -> WorkerReport:
-        """Describe the worker as it stands."""
+    def report(self, tasks: Custody, compute_delay_s: float, versions: tuple[int, int]) -> WorkerReport:
+        """Describe the worker as it stands; `versions` are those of its thresholds and prices."""
         self._reports += 1
         waiting = tuple(tasks.input.count(k) + tasks.either.count(k) for k in range(1, self._exits + 1))
-        measured = (len(tasks.output), compute_delay_s, thresholds_version)
-        return WorkerReport(self._name, self._reports, self._epoch, waiting, *measured)
+        output = tuple(tasks.output.count(k) for k in range(1, self._exits + 1))
+        return WorkerReport(self._name, self._reports, self._epoch, waiting, output, compute_delay_s, *versions)
 
-    def worth_telling(self, tasks: Custody, thresholds_version: int) -> bool:
+    def worth_telling(self, tasks: Custody, versions: tuple[int, int]) -> bool:
         """Say, once per gossip period, whether anything changed or a heartbeat is due."""
         self._ticks += 1
-        state = (len(tasks.input), len(tasks.output), len(tasks.either), thresholds_version)
+        state = (len(tasks.input), len(tasks.output), len(tasks.either), *versions)
         changed, self._told = state != self._told, state
         return changed or self._ticks % _HEARTBEAT_TICKS == 0

@@ -23,9 +23,10 @@ class Neighbour:
     name: str
     waiting: tuple[int, ...]
     accepts: tuple[int, ...] = ()
-    output_queue: int = 0  # O_m
+    output: tuple[int, ...] = ()
     compute_delay_s: float = 0.0  # Gamma_m
-    transfer_delay_s: float = 0.0  # D_nm
+    transfer_delay_s: float = 0.0  # D_nm, over all segments
+    segment_transfer_s: list[float] = field(default_factory=list)  # D[n->m][k]; 0: not measured
     epoch: int = -1
     sequence: int = -1
     transfers: dict[int, Transfer] = field(default_factory=dict)
@@ -38,12 +39,26 @@ class Neighbour:
         """I_m, as last reported, and what is on its way there."""
         return sum(self.waiting) + sum(len(transfer.tasks) for transfer in self.transfers.values())
 
+    @property
+    def output_queue(self) -> int:
+        """O_m, as last reported."""
+        return sum(self.output)
+
+    def backlog(self, k: int) -> int:
+        """Q[m][k]: tasks for segment k that wait at m on either side, as last reported, or are on their way there."""
+        under_way = sum(len(t.tasks) for t in self.transfers.values() if t.tasks[0][1].k == k)
+        return self.waiting[k - 1] + self.output[k - 1] + under_way
+
+    def segment_delay_s(self, k: int) -> float:
+        """D[n->m][k]; the mean over all segments while none of this one was sent, 0 before anything was."""
+        return self.segment_transfer_s[k - 1] or self.transfer_delay_s
+
     def learn(self, report: WorkerReport) -> bool:
         """Take a report in unless a newer one is known. Return whether it was news."""
         if (report.epoch, report.sequence) <= (self.epoch, self.sequence):
             return False
         self.epoch, self.sequence = report.epoch, report.sequence
-        self.waiting, self.output_queue = report.waiting, report.output_queue
+        self.waiting, self.output = report.waiting, report.output
         self.compute_delay_s = report.compute_delay_s
         return True
 
@@ -85,7 +100,9 @@ class Neighbourhood:
         """Take over new routes, keep what is known of those who stay. Return what was under way to those who left."""
         before, self._by_name = self._by_name, {}
         for name in routes.peers:
-            neighbour = before.pop(name, None) or Neighbour(name, waiting=(0,) * self._exits)
+            neighbour = before.pop(name, None) or Neighbour(
+                name, waiting=(0,) * self._exits, output=(0,) * self._exits, segment_transfer_s=[0.0] * self._exits
+            )
             neighbour.accepts = tuple(k for k, names in enumerate(routes.toward_segment, 1) if name in names)
             self._by_name[name] = neighbour
         self.routes = routes

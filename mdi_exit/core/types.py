@@ -82,13 +82,36 @@ class WorkerReport:
     sequence: int  # grows with every report of one epoch of this worker; an older one is ignored
     epoch: int  # grows when the worker restarts
     waiting: tuple[int, ...]  # tasks waiting to be computed there, per segment 1..K (sum = I_m)
-    output_queue: int  # O_m
+    output: tuple[int, ...]  # tasks waiting to be handed on there, per segment (sum = O_m)
     compute_delay_s: float  # Gamma_m
     thresholds_version: int
+    prices_version: int
 
-    @property
-    def input_queue(self) -> int:
-        return sum(self.waiting)
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a worker tells the source of what it has measured, for the prices."""
+
+    worker: str
+    epoch: int
+    sequence: int  # grows with every measurement of one epoch; an older one is ignored
+    compute_s: tuple[float, ...]  # Gamma[n][k], k = 1..K; 0 where nothing was computed
+    links: tuple[tuple[str, tuple[float, ...]], ...]  # (neighbour m, D[n->m][k]); 0 where nothing was sent
+    computed: tuple[float, ...]  # tasks per segment, the older the less they count
+    went_on: tuple[float, ...]  # of those, how many did not leave at exit k
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Duals of the fluid problem, in the worth of a fresh datum at the source: pi[source][1] = 1."""
+
+    version: int  # 0: there are none yet
+    workers: tuple[str, ...]
+    pi: tuple[tuple[float, ...], ...]  # per worker and segment: what one more task there costs
+    channels: tuple[tuple[str, str, tuple[float, ...]], ...]  # (from, to, nu D[k]): a task's time on a radio channel
+
+
+NO_PRICES = Prices(0, (), (), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +150,14 @@ class WorkerOptions:
     group_max: int = 1  # tasks of one segment computed or sent together; 1 is the paper's behaviour
     link_window: int = 1  # groups under way per link; 1 means a link is free again when the last one is acknowledged
     gossip_s: float = 0.05  # how often a changed report is sent to neighbours
+    measure_s: float = 1.0  # how often what was measured is sent to the source, where prices are used
     delay_weight: float = 0.1  # weight of a new sample in the running means Gamma_n and D_nm (reconstructed)
     compute_delay_s: float = 0.0  # first estimate of Gamma_n, before anything was measured
 
     def __post_init__(self) -> None:
         if not (1 <= self.group_max <= 1024 and 1 <= self.link_window <= 1024):
             raise ValueError("group_max and link_window must be within 1..1024")
-        if not (self.gossip_s > 0 and 0 < self.delay_weight <= 1 and self.compute_delay_s >= 0):
-            raise ValueError("gossip_s must be above 0, delay_weight within (0, 1], compute_delay_s not negative")
+        if not (self.gossip_s > 0 and self.measure_s > 0 and 0 < self.delay_weight <= 1 and self.compute_delay_s >= 0):
+            raise ValueError(
+                "gossip_s and measure_s must be above 0, delay_weight within (0, 1], compute_delay_s not negative"
+            )

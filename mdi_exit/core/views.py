@@ -55,10 +55,18 @@ class NeighbourView(Protocol):
     def transfer_delay_s(self) -> float:
         """D_nm, seconds for one task."""
 
+    def backlog(self, k: int) -> int:
+        """Q[m][k]: tasks for segment k that wait at m on either side, or are on their way there."""
+
+    def segment_delay_s(self, k: int) -> float:
+        """D[n->m][k], seconds for one task; 0 before anything was sent."""
+
 
 class WorkerView(Protocol):
     """Worker n as its offloading policy sees it."""
 
+    @property
+    def name(self) -> str: ...
     @property
     def exits(self) -> int:
         """K."""
@@ -86,6 +94,21 @@ class WorkerView(Protocol):
     def compute_delay_s(self) -> float:
         """Gamma_n, seconds per task, over all segments."""
 
+    def segment_delay_s(self, k: int) -> float:
+        """Gamma[n][k], seconds per task."""
+
+    def continuation(self, k: int) -> float:
+        """c[k]: of the data whose segment k is computed here, the share that goes on; 1 before anything was."""
+
+    def backlog(self, k: int) -> int:
+        """Q[n][k]: tasks waiting here for segment k, on whichever side."""
+
+    def price(self, worker: str, k: int) -> float:
+        """pi[worker][k], of this worker or a neighbour; 0 before the first prices."""
+
+    def channel_price(self, neighbour: str, k: int) -> float:
+        """nu D[k]: what a task's time on the radio channel that leads to a neighbour costs; 0 where there is none."""
+
     def neighbours_toward(self, k: int) -> tuple[NeighbourView, ...]:
         """Neighbours to which a task for segment k may be handed."""
 
@@ -99,6 +122,9 @@ class ExitView(Protocol):
 
     def threshold(self, k: int) -> float:
         """T_e^k for k = 1..K-1."""
+
+    def backlog(self, k: int) -> int:
+        """Q[n][k]: tasks waiting here for segment k, on whichever side."""
 
 
 class SourceView(Protocol):
@@ -128,6 +154,10 @@ class SourceView(Protocol):
     def thresholds(self) -> tuple[float, ...]:
         """T_e^k for k = 1..K-1, as last decided."""
 
+    @property
+    def memory(self) -> tuple[float, ...]:
+        """What the policy asked to be reminded of; () at first."""
+
 
 NeighbourT = TypeVar("NeighbourT", bound=NeighbourView)
 
@@ -138,6 +168,7 @@ class AdmissionDecision:
 
     interarrival_s: float  # mu
     thresholds: tuple[float, ...]  # T_e^k, k = 1..K-1
+    memory: tuple[float, ...] = ()  # what the policy wants to be reminded of next time
 
 
 class ExitPolicy(Protocol):
@@ -155,6 +186,10 @@ class OffloadingPolicy(Protocol):
     @property
     def retry_s(self) -> float:
         """When a neighbour was declined, how long until it is considered again; 0: at every event."""
+
+    @property
+    def uses_prices(self) -> bool:
+        """Workers measure, the source solves the fluid problem every now and then, and all are told its prices."""
 
     def place(self, view: WorkerView, task: Task, arrival: Arrival, rng: random.Random) -> Side: ...
 
@@ -174,6 +209,10 @@ class AdmissionPolicy(Protocol):
     @property
     def wants_arrivals(self) -> bool:
         """Data come from an arrival process rather than at the pace decided here."""
+
+    @property
+    def fill_to(self) -> int:
+        """Data are admitted as long as fewer tasks than this wait for segment 1 at the source; 0: at a pace instead."""
 
     @property
     def first_interarrival_s(self) -> float: ...

@@ -19,16 +19,15 @@ from typing import Any
 
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
-from mdi_exit.core.custody import Custody
 from mdi_exit.core.gossip import Gossip
-from mdi_exit.core.neighbour import Neighbour, Neighbourhood
-from mdi_exit.core.relay import ResultRelay
-from mdi_exit.core.types import Arrival, Limits, Result, Side, Task, TaskKey, WorkerOptions, WorkerReport
-from mdi_exit.core.views import ExitPolicy, OffloadingPolicy, QueueView
+from mdi_exit.core.neighbour import Neighbour
+from mdi_exit.core.standing import Standing
+from mdi_exit.core.types import Arrival, Limits, Measurement, Result, Side, Task, TaskKey, WorkerOptions, WorkerReport
+from mdi_exit.core.views import ExitPolicy, OffloadingPolicy
 
 
-class WorkerCore:
-    """The decisions of worker n. Also the `WorkerView` and `ExitView` that its policies read."""
+class WorkerCore(Standing):
+    """The decisions of worker n. As a `Standing` it is also the `WorkerView` and `ExitView` that its policies read."""
 
     def __init__(
         self,
@@ -44,21 +43,11 @@ class WorkerCore:
         is_source: bool,
         epoch: int = 0,
     ) -> None:
-        assert len(thresholds) == exits - 1 and all(1 <= k <= exits for k in hosted)
-        self.name, self.exits, self.hosted, self.is_source = name, exits, tuple(sorted(hosted)), is_source
-        self.compute_delay_s = options.compute_delay_s
-        self._tasks = Custody(exits, limits.finished_max)
-        self.input: QueueView = self._tasks.input  # I_n
-        self.output: QueueView = self._tasks.output  # O_n
-        self.either: QueueView = self._tasks.either
-        self._neighbours = Neighbourhood(exits)
-        self._results = ResultRelay(self._neighbours, is_source, limits.results_max)
-        self._thresholds, self._thresholds_version = thresholds, 0
+        super().__init__(name, exits, hosted, thresholds, options, limits, is_source)
         self._exit_policy, self._offloading, self._rng = exit_policy, offloading_policy, rng
         self._options, self._limits, self._epoch = options, limits, epoch
         self._transfers = epoch << 32  # numbers of hand-overs never repeat, also not after a restart
         self._gossip = Gossip(name, epoch, exits)
-        self._measured = False
         self._effects: list[fx.WorkerEffect] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.TasksArrived: self._tasks_arrived,
@@ -70,7 +59,9 @@ class WorkerCore:
             ev.ReportReceived: self._report_received,
             ev.ResultsArrived: self._results_arrived,
             ev.ResultsUndelivered: self._results_undelivered,
-            ev.ThresholdsReceived: self._thresholds_received,
+            ev.ThresholdsReceived: self._news_received,
+            ev.PricesReceived: self._news_received,
+            ev.MeasurementsArrived: self._measurements_arrived,
             ev.RoutesChanged: self._routes_changed,
             ev.TimerFired: self._timer_fired,
         }
@@ -83,30 +74,6 @@ class WorkerCore:
         self._start_compute()
         return self._effects
 
-    # ---- what policies, the controller and tests may look at
-
-    @property
-    def computing(self) -> int:
-        return len(self._tasks.computing)
-
-    def threshold(self, k: int) -> float:
-        """Return T_e^k, k = 1..K-1."""
-        return self._thresholds[k - 1]
-
-    def neighbours_toward(self, k: int) -> tuple[Neighbour, ...]:
-        """Return the neighbours to which a task for segment k may be handed."""
-        return self._neighbours.toward(k)
-
-    def observe(self) -> ev.SourceObserved:
-        """Return the queue lengths the controller judges by."""
-        first = self.input.count(1) + self.output.count(1) + self.either.count(1)
-        return ev.SourceObserved(len(self.input) + len(self.either), len(self.output), first)
-
-    @property
-    def idle(self) -> bool:
-        """Nothing is held: no task waiting, computing or being sent, no result waiting for a route."""
-        return not len(self._tasks) and not len(self._results)
-
     # ---- events
 
     def _tasks_arrived(self, event: ev.TasksArrived) -> None:
@@ -117,7 +84,9 @@ class WorkerCore:
                 self._take_custody(task, Arrival.RECEIVED if event.sender else Arrival.ADMITTED)
         else:
             self._discard(fresh)
-        if event.sender is not None:
+        if event.sender is None:
+            self.admitted += len(event.tasks)
+        else:
             self._effects.append(fx.Acknowledge(event.sender, event.transfer_id, accepted, self._report()))
 
     def _take_custody(self, task: Task, arrival: Arrival) -> None:
@@ -139,9 +108,6 @@ class WorkerCore:
 
     def _segment_done(self, event: ev.SegmentDone) -> None:
         self._tasks.stop_computing(event.tasks)
-        sample_s = event.duration_s / len(event.tasks)
-        self.compute_delay_s = self._mean(self.compute_delay_s if self._measured else sample_s, sample_s)
-        self._measured = True
         results: list[Result] = []
         for task, reading in zip(event.tasks, event.readings, strict=True):
             if task.k == self.exits or self._exit_policy.leaves(task.k, reading, self):
@@ -149,6 +115,8 @@ class WorkerCore:
             else:
                 following = Task(task.data_id, task.attempt, task.k + 1, event.feature_bytes)
                 self._take_custody(following, Arrival.CONTINUED)
+        tasks = len(event.tasks)
+        self._delays.computed(event.k, tasks, tasks - len(results), event.duration_s / tasks)
         if event.k < self.exits:
             gone = [(result.data_id, result.attempt, event.k + 1) for result in results]
             self._discard([key for key in gone if key not in self._tasks])  # unless a copy came from elsewhere
@@ -166,8 +134,10 @@ class WorkerCore:
         if neighbour is None or transfer is None:
             return
         neighbour.quarantine_s = 0.0
-        sample_s = event.duration_s / len(transfer.tasks)
-        neighbour.transfer_delay_s = self._mean(neighbour.transfer_delay_s or sample_s, sample_s)
+        sample_s, k = event.duration_s / len(transfer.tasks), transfer.tasks[0][1].k
+        mean, known_s = self._delays.mean, neighbour.segment_transfer_s
+        neighbour.transfer_delay_s = mean(neighbour.transfer_delay_s or sample_s, sample_s)
+        known_s[k - 1] = mean(known_s[k - 1] or sample_s, sample_s)
         self._discard(self._tasks.delivered(transfer))
         self._return([(order, task) for order, task in transfer.tasks if task.key in transfer.returned])
 
@@ -192,13 +162,11 @@ class WorkerCore:
             self._quarantine(neighbour)
         self._effects += self._results.route(list(event.results))
 
-    def _thresholds_received(self, event: ev.ThresholdsReceived) -> None:
-        if event.version <= self._thresholds_version:
-            return
-        self._thresholds, self._thresholds_version = event.thresholds, event.version
-        for neighbour in self._neighbours:
-            if neighbour.name != event.sender:
-                self._tell_thresholds(neighbour)
+    def _news_received(self, event: ev.ThresholdsReceived | ev.PricesReceived) -> None:
+        self._effects += self._flood.take(event)
+
+    def _measurements_arrived(self, event: ev.MeasurementsArrived) -> None:
+        self._pass_on(event.measurements)
 
     def _routes_changed(self, event: ev.RoutesChanged) -> None:
         known = self._neighbours.routes.version
@@ -206,6 +174,8 @@ class WorkerCore:
             return
         if known < 0:
             self._effects.append(fx.SetTimer("gossip", self._options.gossip_s))
+            if self._offloading.uses_prices:
+                self._effects.append(fx.SetTimer("measure", self._options.measure_s))
         for transfer in self._neighbours.replace(event.routes):
             self._return(transfer.tasks)
         self._effects += self._results.retry()
@@ -214,6 +184,9 @@ class WorkerCore:
         verb, _, name = event.name.partition(" ")
         if verb == "gossip":
             self._tell_neighbours()
+        elif verb == "measure":
+            self._effects.append(fx.SetTimer("measure", self._options.measure_s))
+            self._pass_on((self._delays.measurement(self.name, self._epoch, self._neighbours),))
         elif (neighbour := self._neighbours.get(name)) is not None:
             if verb == "reconsider":
                 neighbour.declined = False
@@ -223,10 +196,17 @@ class WorkerCore:
 
     def _tell_neighbours(self) -> None:
         self._effects.append(fx.SetTimer("gossip", self._options.gossip_s))
-        if self._gossip.worth_telling(self._tasks, self._thresholds_version):
+        if self._gossip.worth_telling(self._tasks, self._versions):
             report = self._report()
             for name in self._neighbours.routes.report_to:
                 self._effects.append(fx.SendReport(name, report))
+
+    def _pass_on(self, measurements: tuple[Measurement, ...]) -> None:
+        """Measurements travel as results do, but nobody keeps them while no way is open: there will be newer ones."""
+        if self.is_source:
+            self._effects.append(fx.DeliverMeasurements(measurements))
+        elif (name := self._neighbours.toward_source()) is not None:
+            self._effects.append(fx.SendMeasurements(name, measurements))
 
     # ---- pull steps
 
@@ -271,9 +251,6 @@ class WorkerCore:
             tasks = self._tasks.start_computing(side, k, self._options.group_max)
             self._effects.append(fx.RunSegment(k, tasks))
 
-    def _mean(self, mean: float, sample: float) -> float:
-        return mean + self._options.delay_weight * (sample - mean)
-
     def _discard(self, keys: list[TaskKey]) -> None:
         if keys:
             self._effects.append(fx.DiscardPayloads(tuple(keys)))
@@ -288,13 +265,12 @@ class WorkerCore:
             self._effects.append(fx.SetTimer(f"quarantine {neighbour.name}", delay_s))
 
     def _learn_from(self, report: WorkerReport) -> None:
-        if (neighbour := self._neighbours.get(report.worker)) is None or not neighbour.learn(report):
-            return
-        if report.thresholds_version < self._thresholds_version:
-            self._tell_thresholds(neighbour)
+        if (neighbour := self._neighbours.get(report.worker)) is not None and neighbour.learn(report):
+            self._effects += self._flood.catch_up(report)
 
-    def _tell_thresholds(self, neighbour: Neighbour) -> None:
-        self._effects.append(fx.SendThresholds(neighbour.name, self._thresholds_version, self._thresholds))
+    @property
+    def _versions(self) -> tuple[int, int]:
+        return self._flood.thresholds.version, self._flood.prices.prices.version
 
     def _report(self) -> WorkerReport:
-        return self._gossip.report(self._tasks, self.compute_delay_s, self._thresholds_version)
+        return self._gossip.report(self._tasks, self.compute_delay_s, self._versions)

@@ -11,19 +11,29 @@ from typing import Final
 
 from mdi_exit.policies.admission import AlwaysAdmit, RateAdaptation, ThresholdAdaptation
 from mdi_exit.policies.arrivals import BurstyArrivals, ConstantArrivals, PoissonArrivals, RecordedArrivals
-from mdi_exit.policies.exit import NeverExit, ThresholdExit
+from mdi_exit.policies.backpressure import BackPressure, DualBackPressure
+from mdi_exit.policies.control import FillQueue, PiControl
+from mdi_exit.policies.exit import DriftPlusPenalty, NeverExit, ThresholdExit
 from mdi_exit.policies.offloading import LeastExpectedDelay, MdiExitOffloading, NeverOffload, RandomNeighbour
 
-EXIT: Final[Mapping[str, type]] = {"threshold": ThresholdExit, "never": NeverExit}
+EXIT: Final[Mapping[str, type]] = {
+    "threshold": ThresholdExit,
+    "never": NeverExit,
+    "drift_plus_penalty": DriftPlusPenalty,
+}
 OFFLOADING: Final[Mapping[str, type]] = {
     "mdi_exit": MdiExitOffloading,
     "never": NeverOffload,
     "random_neighbour": RandomNeighbour,
     "least_expected_delay": LeastExpectedDelay,
+    "backpressure": BackPressure,
+    "dual_backpressure": DualBackPressure,
 }
 ADMISSION: Final[Mapping[str, type]] = {
     "rate_adaptation": RateAdaptation,
     "threshold_adaptation": ThresholdAdaptation,
+    "fill_queue": FillQueue,
+    "pi_control": PiControl,
     "always": AlwaysAdmit,
 }
 ARRIVALS: Final[Mapping[str, type]] = {

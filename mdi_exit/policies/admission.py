@@ -37,6 +37,7 @@ class RateAdaptation:
     """
 
     wants_arrivals: ClassVar[bool] = False
+    fill_to: ClassVar[int] = 0
     queue_max: ClassVar[int] = 0  # a source that holds its data sheds none
 
     first_interarrival_s: float = 0.1
@@ -80,6 +81,7 @@ class ThresholdAdaptation:
     """
 
     wants_arrivals: ClassVar[bool] = True
+    fill_to: ClassVar[int] = 0
     first_interarrival_s: ClassVar[float] = 0.0
 
     period_s: float = 1.0  # s
@@ -118,6 +120,7 @@ class AlwaysAdmit:
     """Admit whatever arrives, adapt nothing, shed at a bounded queue. A baseline."""
 
     wants_arrivals: ClassVar[bool] = True
+    fill_to: ClassVar[int] = 0
     first_interarrival_s: ClassVar[float] = 0.0
 
     period_s: float = 1.0  # how often the run's series is sampled

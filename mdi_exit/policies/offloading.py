@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from mdi_exit.core.types import Arrival, Side, Task
 from mdi_exit.core.views import NeighbourT, NeighbourView, WorkerView
@@ -44,6 +44,8 @@ class MdiExitOffloading:
     - `retry_s`: how soon a declined neighbour is drawn again; without it a probability means nothing.
     - `neighbours`: the order in which several free neighbours are tried.
     """
+
+    uses_prices: ClassVar[bool] = False
 
     output_limit: int = 5
     split: Literal["idle_or_congested", "idle"] = "idle_or_congested"
@@ -90,7 +92,8 @@ class MdiExitOffloading:
 class NeverOffload:
     """Compute everything that is hosted here; hand on only what is not. A baseline."""
 
-    retry_s: float = 0.0
+    uses_prices: ClassVar[bool] = False
+    retry_s: ClassVar[float] = 0.0
 
     def place(self, view: WorkerView, task: Task, arrival: Arrival, rng: random.Random) -> Side:
         return Side.INPUT
@@ -112,7 +115,8 @@ class RandomNeighbour:
     A received task stays, so that tasks do not wander.
     """
 
-    retry_s: float = 0.0
+    uses_prices: ClassVar[bool] = False
+    retry_s: ClassVar[float] = 0.0
 
     def place(self, view: WorkerView, task: Task, arrival: Arrival, rng: random.Random) -> Side:
         if arrival is Arrival.RECEIVED:
@@ -136,7 +140,8 @@ class LeastExpectedDelay:
     D_nm + (I_m + 1) Gamma_m. Join-the-shortest-queue in units of time; a strong baseline. A received task stays.
     """
 
-    retry_s: float = 0.0
+    uses_prices: ClassVar[bool] = False
+    retry_s: ClassVar[float] = 0.0
 
     def place(self, view: WorkerView, task: Task, arrival: Arrival, rng: random.Random) -> Side:
         if arrival is Arrival.RECEIVED:

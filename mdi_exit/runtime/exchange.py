@@ -29,6 +29,9 @@ _RESULTS_MAX = 1_024  # results in one message; more go in several
 TimerName = tuple[str, Any, int]
 
 
+Told = fx.Acknowledge | fx.SendReport | fx.SendThresholds | fx.SendPrices | fx.SendMeasurements
+
+
 @dataclass(frozen=True, slots=True)
 class _Held:
     message: LinkMessage
@@ -79,7 +82,7 @@ class Exchange:
         self._answered[effect.to, effect.transfer_id] = effect
         self.tell(effect)
 
-    def tell(self, effect: fx.Acknowledge | fx.SendReport | fx.SendThresholds) -> None:
+    def tell(self, effect: Told) -> None:
         """Send a message without a payload; nobody waits for an answer."""
         frames = encode(effect)
         self._put(effect, frames, len(frames[0]), self._clock())
@@ -158,6 +161,10 @@ class Exchange:
             self._deliver(ev.ResultsArrived(message.results))
         elif isinstance(message, fx.SendReport):
             self._deliver(ev.ReportReceived(message.report))
+        elif isinstance(message, fx.SendPrices):
+            self._deliver(ev.PricesReceived(message.prices, sender))
+        elif isinstance(message, fx.SendMeasurements):
+            self._deliver(ev.MeasurementsArrived(message.measurements))
         else:
             self._deliver(ev.ThresholdsReceived(message.version, message.thresholds, sender))
 

@@ -45,6 +45,11 @@ def check_fit(message: LinkMessage, exits: int) -> None:
             _require(1 <= result.k <= exits, "a result's k is out of range")
             _require(0 <= result.data_id <= _INT_MAX and 0 <= result.attempt <= _INT_MAX, "a result's number")
             _require(math.isfinite(result.confidence), "a result's confidence is not a number")
+    elif isinstance(message, fx.SendPrices):
+        _check_prices(message.prices, exits)
+    elif isinstance(message, fx.SendMeasurements):
+        for measured in message.measurements:
+            _check_measurement(measured, exits)
     else:
         _require(0 <= message.version <= _INT_MAX, "the thresholds' version is out of range")
         _require(len(message.thresholds) == exits - 1, "another number of thresholds than exits")
@@ -63,10 +68,28 @@ def _check_tasks(tasks: tuple[ty.Task, ...], exits: int) -> None:
 
 
 def _check_report(report: ty.WorkerReport, exits: int) -> None:
-    _require(len(report.waiting) == exits, "a report for another number of segments")
-    numbers = (*report.waiting, report.sequence, report.epoch, report.output_queue, report.thresholds_version)
+    _require(len(report.waiting) == len(report.output) == exits, "a report for another number of segments")
+    versions = (report.sequence, report.epoch, report.thresholds_version, report.prices_version)
+    numbers = (*report.waiting, *report.output, *versions)
     _require(min(numbers) >= 0 and max(numbers) <= _INT_MAX, "a report's number is out of range")
     _require(0 <= report.compute_delay_s < math.inf, "a report's compute_delay_s is out of range")
+
+
+def _check_prices(prices: ty.Prices, exits: int) -> None:
+    _require(0 <= prices.version <= _INT_MAX, "the prices' version is out of range")
+    _require(len(prices.pi) == len(prices.workers), "prices for another number of workers")
+    _require(all(len(row) == exits for row in prices.pi), "prices for another number of segments")
+    _require(all(len(row) == exits for *_, row in prices.channels), "prices for another number of segments")
+    numbers = [*(pi for row in prices.pi for pi in row), *(nu for *_, row in prices.channels for nu in row)]
+    _require(all(map(math.isfinite, numbers)), "a price is not a number")
+
+
+def _check_measurement(measured: ty.Measurement, exits: int) -> None:
+    rows = (measured.compute_s, measured.computed, measured.went_on, *(seconds for _, seconds in measured.links))
+    _require(all(len(row) == exits for row in rows), "a measurement for another number of segments")
+    _require(all(0 <= value < math.inf for row in rows for value in row), "a measurement is out of range")
+    _require(min(measured.epoch, measured.sequence) >= 0, "a measurement's number is out of range")
+    _require(max(measured.epoch, measured.sequence) <= _INT_MAX, "a measurement's number is out of range")
 
 
 def _require(holds: bool, otherwise: str) -> None:

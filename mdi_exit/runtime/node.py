@@ -31,6 +31,7 @@ from mdi_exit.runtime.exchange import Exchange
 from mdi_exit.runtime.images import Images
 from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.links import Links
+from mdi_exit.runtime.solver import Solver
 from mdi_exit.runtime.timers import Timers
 from mdi_exit.tally import NodeTally
 from mdi_exit.wire import Tensor
@@ -85,6 +86,7 @@ class Node:
             life.name, self.links, shapers, self._features, self._timers, self.now, self._arrived, self._keep
         )
         self._computer = Computer(runner, self._wake)
+        self._solver = Solver(life, self._wake) if life.is_source and experiment.offloading.uses_prices else None
         self._thread = threading.Thread(target=self._run, name="node", daemon=True)
 
     # ---- for other threads
@@ -152,6 +154,8 @@ class Node:
         if self._closed:
             return
         self._computer.stop(_STOP_S)
+        if self._solver:
+            self._solver.stop()
         self.tally.close(self.now())
         try:
             self._opened.close()
@@ -184,6 +188,9 @@ class Node:
         while self._calls:
             self._calls.popleft()[0]()
             self._handle_events()
+        if self._solver and (prices := self._solver.collect()) is not None:
+            self._events.append(("controller", ev.PricesSolved(prices)))
+            self._handle_events()
 
     def _timer_due(self, timer: tuple[str, Any, int]) -> None:
         kind, name, _ = timer
@@ -205,6 +212,8 @@ class Node:
                 effects = self._worker.handle(cast(ev.WorkerEvent, event), now)
                 queues = self._worker
                 self.tally.observe(now, len(queues.input) + len(queues.either), len(queues.output))
+                if self._controller and self._controller.watches(self._worker):
+                    self._events.appendleft(("controller", self._worker.observe()))
             else:
                 assert self._controller is not None
                 effects = self._controller.handle(cast(ev.ControllerEvent, event), now)
@@ -247,7 +256,7 @@ class Node:
             self.exchange.hand_over(effect, [self._payloads[task.key] for task in effect.tasks])
         elif isinstance(effect, fx.Acknowledge):
             self.exchange.answer(effect)
-        elif isinstance(effect, fx.SendReport | fx.SendThresholds):
+        elif isinstance(effect, fx.SendReport | fx.SendThresholds | fx.SendPrices | fx.SendMeasurements):
             self.exchange.tell(effect)
         elif isinstance(effect, fx.SendResults):
             self.exchange.pass_on(effect)
@@ -262,6 +271,13 @@ class Node:
             self._events.append(("controller", ev.ResultsArrived(effect.results)))
         elif isinstance(effect, fx.SetThresholds):
             self._arrived(ev.ThresholdsReceived(effect.version, effect.thresholds, None))
+        elif isinstance(effect, fx.SetPrices):
+            self._arrived(ev.PricesReceived(effect.prices, None))
+        elif isinstance(effect, fx.DeliverMeasurements):
+            self._events.append(("controller", ev.MeasurementsArrived(effect.measurements)))
+        elif isinstance(effect, fx.SolvePrices):
+            assert self._solver is not None
+            self._solver.ask(effect)
         elif isinstance(effect, fx.Finish):
             self.ended.set()
         else:  # for the tally and the journal alone

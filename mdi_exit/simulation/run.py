@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mdi_exit import assembly
+from mdi_exit.analysis.prices import price_solver
 from mdi_exit.config import Experiment
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import ExitReading
@@ -108,7 +109,7 @@ class Simulation:
             source,
             assembly.controller_core(experiment, card),
             shapers(experiment.topology, experiment.seed),
-            Network(self._readings(), self._times.draw_s, trace.payload_bytes),
+            self._network(),
             random.Random(f"{experiment.seed}/faults"),
             self._see,
         )
@@ -152,6 +153,13 @@ class Simulation:
         )
 
     # ---- what a world asks and tells
+
+    def _network(self) -> Network:
+        experiment, payload_bytes = self.experiment, self.trace.payload_bytes
+        answered = (self._readings(), self._times.draw_s, payload_bytes)
+        if not experiment.offloading.uses_prices:
+            return Network(*answered)
+        return Network(*answered, price_solver(experiment, self.card, payload_bytes))
 
     def _readings(self) -> Callable[[int, int], ExitReading]:
         trace, experiment, rows = self.trace, self.experiment, len(self.trace)

@@ -16,7 +16,7 @@ from typing import Any, cast
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.controller import ControllerCore
-from mdi_exit.core.types import ExitReading, Task
+from mdi_exit.core.types import NO_PRICES, ExitReading, Prices, Task
 from mdi_exit.core.worker import WorkerCore
 from mdi_exit.shaping import OwnMedium, Shaper
 from mdi_exit.simulation.frames import FrameSizes
@@ -70,6 +70,7 @@ class Network:
     reading: Callable[[int, int], ExitReading]  # of (data_id, k), the same whenever it is asked
     compute_s: Callable[[str, int, int], float]  # seconds that (worker, k, tasks) take; drawn anew each time
     payload_bytes: tuple[int, ...]  # of a_k, k = 0..K
+    prices: Callable[[fx.SolvePrices], Prices] = lambda asked: NO_PRICES
 
 
 def _see_nothing(now: float, node: str, event: ev.Event, effects: list[Any]) -> None:
@@ -114,10 +115,15 @@ class World:
             fx.SendResults: self._send_results,
             fx.SendReport: self._send_report,
             fx.SendThresholds: self._send_thresholds,
+            fx.SendPrices: self._send_prices,
+            fx.SendMeasurements: self._send_measurements,
+            fx.DeliverMeasurements: self._deliver_measurements,
             fx.SetTimer: self._set_timer,
             fx.DeliverResults: self._deliver_results,
             fx.Admit: self._admit,
             fx.SetThresholds: self._set_thresholds,
+            fx.SolvePrices: self._solve_prices,
+            fx.SetPrices: self._set_prices,
             fx.Finish: self._finish,
         }  # the others are for whoever observes
 
@@ -182,6 +188,8 @@ class World:
         for effect in effects:
             if (do := perform.get(type(effect))) is not None:
                 do(node, effect)
+        if node == self.source and self.controller.watches(source := self.workers[node]):
+            self._handle("controller", source.observe())
 
     # ---- effects
 
@@ -213,6 +221,21 @@ class World:
     def _send_thresholds(self, node: str, effect: fx.SendThresholds) -> None:
         news = ev.ThresholdsReceived(effect.version, effect.thresholds, node)
         self._transmit(node, effect.to, self._sizes.rare(effect), news)
+
+    def _send_prices(self, node: str, effect: fx.SendPrices) -> None:
+        self._transmit(node, effect.to, self._sizes.rare(effect), ev.PricesReceived(effect.prices, node))
+
+    def _send_measurements(self, node: str, effect: fx.SendMeasurements) -> None:
+        self._transmit(node, effect.to, self._sizes.rare(effect), ev.MeasurementsArrived(effect.measurements))
+
+    def _deliver_measurements(self, node: str, effect: fx.DeliverMeasurements) -> None:
+        self._at(self.now, "controller", ev.MeasurementsArrived(effect.measurements))
+
+    def _solve_prices(self, node: str, effect: fx.SolvePrices) -> None:
+        self._at(self.now, "controller", ev.PricesSolved(self._network.prices(effect)))
+
+    def _set_prices(self, node: str, effect: fx.SetPrices) -> None:
+        self._at(self.now, self.source, ev.PricesReceived(effect.prices, None))
 
     def _set_timer(self, node: str, effect: fx.SetTimer) -> None:
         fired = self._at(self.now + effect.delay_s, node, ev.TimerFired(effect.name))

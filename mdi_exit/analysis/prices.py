@@ -1,0 +1,86 @@
+"""Prices of a running network: the fluid problem as it stands now, solved for its duals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from mdi_exit.analysis.fluid import UNKNOWN_S, Array, FluidProblem, OptimumError, network_of
+from mdi_exit.analysis.optimum import optimum
+from mdi_exit.config import Experiment
+from mdi_exit.core.effects import SolvePrices
+from mdi_exit.core.types import NO_PRICES, Measurement, Prices
+from mdi_exit.models.card import Card
+
+_GOES_ON = 0.7  # the share assumed to go on after each exit, before anybody has seen one
+
+
+def price_solver(experiment: Experiment, card: Card, payload_bytes: Sequence[int]) -> Callable[[SolvePrices], Prices]:
+    """What answers the controller's `SolvePrices`. `payload_bytes` are those of a_k, k = 0..K.
+
+    Where nothing was measured, compute times are the device profile's and links are as the topology says; without
+    either, a worker counts as slow as the slowest that is known, and a link as free. No prices are made while no
+    worker's times are known.
+    """
+    network = network_of(experiment, card, payload_bytes)
+
+    def solve(asked: SolvePrices) -> Prices:
+        measured = {one.worker: one for one in asked.measurements}
+        problem = _problem(experiment, network, measured, asked.lost)
+        try:
+            found = optimum(problem) if problem else None
+        except OptimumError:  # what is left of the network cannot finish a datum: nothing has a price
+            found = None
+        if problem is None or found is None:
+            return NO_PRICES
+        channels = problem.channels or (None,) * len(problem.links)
+        crossing = np.where(np.isfinite(problem.send_s), problem.send_s, 0.0)
+        on_air = tuple(
+            (*way, tuple((found.nu[name] * row).tolist()))
+            for way, name, row in zip(problem.links, channels, crossing, strict=True)
+            if name and found.nu.get(name, 0.0) > 0
+        )
+        return Prices(0, problem.workers, tuple(tuple(row) for row in found.pi.tolist()), on_air)
+
+    return solve
+
+
+def _problem(
+    experiment: Experiment, network: FluidProblem, measured: Mapping[str, Measurement], lost: Sequence[str]
+) -> FluidProblem | None:
+    """The problem with what was measured in it, and without who is down."""
+    compute_s = network.compute_s.copy()
+    for n, worker in enumerate(network.workers):
+        if worker in measured:
+            known = np.array(measured[worker].compute_s)
+            compute_s[n] = np.where(np.isfinite(compute_s[n]) & (known > 0), known, compute_s[n])
+    stated = compute_s < UNKNOWN_S
+    if not stated.any():
+        return None
+    compute_s[compute_s == UNKNOWN_S] = compute_s[stated].max()  # hosted, but nobody knows
+    send_s, wait_s = network.send_s.copy(), network.send_s.copy() if network.wait_s is None else network.wait_s.copy()
+    for i, (a, b) in enumerate(network.links):
+        took_s = dict(measured[a].links).get(b) if a in measured else None
+        on_air = bool(network.channels) and network.channels[i] is not None
+        if took_s is not None and not on_air:  # on a channel it holds the waiting for others
+            known = np.array(took_s) / experiment.worker_options[a].link_window
+            wait_s[i] = np.where(np.isfinite(send_s[i]) & (known > 0), known, wait_s[i])
+    gone = [network.workers.index(worker) for worker in lost]
+    compute_s[gone] = np.inf
+    for i, way in enumerate(network.links):
+        if any(end in lost for end in way):
+            send_s[i] = np.inf
+    return FluidProblem(
+        network.workers, network.source, compute_s, network.links, send_s, _continuation(experiment.exits, measured),
+        wait_s, None, network.channels,
+    )  # fmt: skip
+
+
+def _continuation(exits: int, measured: Mapping[str, Measurement]) -> tuple[float, ...]:
+    computed, went_on = np.zeros(exits), np.zeros(exits)
+    for one in measured.values():
+        computed += np.array(one.computed)
+        went_on += np.array(one.went_on)
+    shares: Array = np.where(computed > 0, went_on / np.maximum(computed, 1e-9), _GOES_ON)
+    return tuple(np.clip(shares, 0.0, 1.0).tolist()[: exits - 1])

@@ -1,0 +1,57 @@
+"""What the source makes known to everybody, passed on from neighbour to neighbour: thresholds and prices."""
+
+from __future__ import annotations
+
+from mdi_exit.core import effects as fx
+from mdi_exit.core import events as ev
+from mdi_exit.core.neighbour import Neighbourhood
+from mdi_exit.core.types import NO_PRICES, WorkerReport
+
+
+class Flood:
+    """The newest news of either kind. What is lost on the way is told again when a report shows an older version."""
+
+    def __init__(self, neighbours: Neighbourhood, thresholds: tuple[float, ...]) -> None:
+        self._neighbours = neighbours
+        self.thresholds = ev.ThresholdsReceived(0, thresholds, None)
+        self.prices = ev.PricesReceived(NO_PRICES, None)
+        self._pi: dict[str, tuple[float, ...]] = {}
+        self._crossing: dict[tuple[str, str], tuple[float, ...]] = {}
+
+    def take(self, event: ev.ThresholdsReceived | ev.PricesReceived) -> list[fx.WorkerEffect]:
+        """Take news in and pass them on, unless they are old."""
+        if isinstance(event, ev.ThresholdsReceived):
+            if event.version <= self.thresholds.version:
+                return []
+            self.thresholds = event
+        else:
+            if event.prices.version <= self.prices.prices.version:
+                return []
+            self.prices = event
+            self._pi = dict(zip(event.prices.workers, event.prices.pi, strict=True))
+            self._crossing = {(a, b): nu_d for a, b, nu_d in event.prices.channels}
+        return [self._tell(event, m.name) for m in self._neighbours if m.name != event.sender]
+
+    def catch_up(self, report: WorkerReport) -> list[fx.WorkerEffect]:
+        """Tell a neighbour what its report shows it not to know."""
+        behind: list[fx.WorkerEffect] = []
+        if report.thresholds_version < self.thresholds.version:
+            behind.append(self._tell(self.thresholds, report.worker))
+        if report.prices_version < self.prices.prices.version:
+            behind.append(self._tell(self.prices, report.worker))
+        return behind
+
+    def price(self, name: str, own: str, k: int) -> float:
+        """pi[name][k]; that of `own` for a worker that was not there when prices were made, so that they cancel."""
+        pi = self._pi.get(name) or self._pi.get(own)
+        return pi[k - 1] if pi else 0.0
+
+    def channel_price(self, own: str, name: str, k: int) -> float:
+        """nu D[k] of the radio channel that leads from `own` to `name`; 0 where there is none."""
+        crossing = self._crossing.get((own, name))
+        return crossing[k - 1] if crossing else 0.0
+
+    def _tell(self, news: ev.ThresholdsReceived | ev.PricesReceived, to: str) -> fx.WorkerEffect:
+        if isinstance(news, ev.ThresholdsReceived):
+            return fx.SendThresholds(to, news.version, news.thresholds)
+        return fx.SendPrices(to, news.prices)

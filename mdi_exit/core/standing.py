@@ -1,0 +1,83 @@
+"""How a worker stands: its tasks, its neighbours, what it measured and was told; and what of that may be looked at."""
+
+from __future__ import annotations
+
+from mdi_exit.core import events as ev
+from mdi_exit.core.custody import Custody
+from mdi_exit.core.delays import Delays
+from mdi_exit.core.flood import Flood
+from mdi_exit.core.neighbour import Neighbour, Neighbourhood
+from mdi_exit.core.relay import ResultRelay
+from mdi_exit.core.types import Limits, WorkerOptions
+from mdi_exit.core.views import QueueView
+
+
+class Standing:
+    """The state of worker n, as its policies, the controller and tests see it. Only the WorkerCore changes it."""
+
+    def __init__(
+        self,
+        name: str,
+        exits: int,
+        hosted: tuple[int, ...],
+        thresholds: tuple[float, ...],
+        options: WorkerOptions,
+        limits: Limits,
+        is_source: bool,
+    ) -> None:
+        assert len(thresholds) == exits - 1 and all(1 <= k <= exits for k in hosted)
+        self.name, self.exits, self.hosted, self.is_source = name, exits, tuple(sorted(hosted)), is_source
+        self._tasks = Custody(exits, limits.finished_max)
+        self.input: QueueView = self._tasks.input  # I_n
+        self.output: QueueView = self._tasks.output  # O_n
+        self.either: QueueView = self._tasks.either
+        self._neighbours = Neighbourhood(exits)
+        self._results = ResultRelay(self._neighbours, is_source, limits.results_max)
+        self._flood = Flood(self._neighbours, thresholds)
+        self._delays = Delays(exits, options.delay_weight, options.compute_delay_s)
+        self.admitted = 0  # tasks that the controller gave, ever
+
+    @property
+    def computing(self) -> int:
+        return len(self._tasks.computing)
+
+    @property
+    def compute_delay_s(self) -> float:
+        return self._delays.compute_delay_s
+
+    def segment_delay_s(self, k: int) -> float:
+        """Return Gamma[n][k]."""
+        return self._delays.segment_s(k)
+
+    def continuation(self, k: int) -> float:
+        """Return c[k] as seen here."""
+        return self._delays.continuation(k)
+
+    def backlog(self, k: int) -> int:
+        """Return Q[n][k]: tasks waiting here for segment k, on whichever side."""
+        return self.input.count(k) + self.output.count(k) + self.either.count(k)
+
+    def threshold(self, k: int) -> float:
+        """Return T_e^k, k = 1..K-1."""
+        return self._flood.thresholds.thresholds[k - 1]
+
+    def price(self, worker: str, k: int) -> float:
+        """Return pi[worker][k]; 0 before the first prices."""
+        return self._flood.price(worker, self.name, k)
+
+    def channel_price(self, neighbour: str, k: int) -> float:
+        """Return nu D[k] of the radio channel that leads to a neighbour."""
+        return self._flood.channel_price(self.name, neighbour, k)
+
+    def neighbours_toward(self, k: int) -> tuple[Neighbour, ...]:
+        """Return the neighbours to which a task for segment k may be handed."""
+        return self._neighbours.toward(k)
+
+    def observe(self) -> ev.SourceObserved:
+        """Return the queue lengths the controller judges by."""
+        return ev.SourceObserved(len(self.input) + len(self.either), len(self.output), self.backlog(1))
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is held: no task waiting, computing or being sent, no result waiting for a route."""
+        return not len(self._tasks) and not len(self._results)
