@@ -479,3 +479,26 @@ def test_ctrl_c_before_anything_ran_is_a_line_and_status_130(tmp_path: Path) -> 
         shown, rest = process.communicate(timeout=60)
     assert process.returncode == 130 and shown == "" and "Traceback" not in rest, rest
     assert rest.splitlines()[-1] == "mdi-exit: interrupted before there was anything to report"
+
+
+_CTRL_C_WHILE_RAY_IS_IMPORTED = """
+import os, signal, sys
+from mdi_exit.cli import main
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "ray._raylet":
+            os.kill(os.getpid(), signal.SIGINT)
+            print("went on")
+
+sys.meta_path.insert(0, Finder())
+main()
+"""
+
+
+def test_ctrl_c_does_not_cut_an_import_of_ray_short(tmp_path: Path) -> None:
+    """Parts of Ray lose the exception on the way, and the run would go on as if nobody had asked it to end."""
+    command = [sys.executable, "-c", _CTRL_C_WHILE_RAY_IS_IMPORTED, "run", "find-rate"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (130, "went on\n"), done.stderr
+    assert done.stderr.splitlines()[-1] == "mdi-exit: interrupted before there was anything to report"

@@ -56,8 +56,8 @@ def cluster(address: str | None = None) -> Iterator[Cluster]:
     from mdi_exit.runtime import joined_cluster, local_cluster  # brings in Ray, which `report` does not need
 
     doing = f"joining the Ray cluster at {address}" if address else "starting a Ray cluster on this machine"
-    print(f"{doing} ...", file=sys.stderr, flush=True)
     try:
+        print(f"{doing} ...", file=sys.stderr, flush=True)
         with joined_cluster(address) if address else local_cluster() as found:
             yield found
     except KeyboardInterrupt:

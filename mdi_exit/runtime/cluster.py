@@ -79,12 +79,13 @@ def local_cluster() -> Iterator[Cluster]:
         os.environ.setdefault(
             "RAY_AUTH_TOKEN", secrets.token_hex(32)
         )  # for every cluster of this process: Ray keeps it
-    import ray
-
-    # A short path: Ray makes Unix sockets below it, whose names may have 107 characters.
-    short = len(tempfile.gettempdir()) <= _TEMPORARY_MAX
-    scratch = Path(tempfile.mkdtemp(prefix="mdi-exit-", dir=None if short else "/tmp"))
     with Interrupt() as interrupt:
+        import ray  # within: in the middle of it a KeyboardInterrupt gets lost, or ends the program without a word
+
+        interrupt.check()
+        # A short path: Ray makes Unix sockets below it, whose names may have 107 characters.
+        short = len(tempfile.gettempdir()) <= _TEMPORARY_MAX
+        scratch = Path(tempfile.mkdtemp(prefix="mdi-exit-", dir=None if short else "/tmp"))
         try:
             try:
                 ray.init(
@@ -114,9 +115,10 @@ def joined_cluster(address: str) -> Iterator[Cluster]:
     if address != "auto":
         _check_listening(address)
     _prepare_environment(_ENVIRONMENT)
-    import ray
-
     with Interrupt() as interrupt:
+        import ray  # within, as above
+
+        interrupt.check()
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:

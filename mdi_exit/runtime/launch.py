@@ -56,8 +56,7 @@ def run(experiment: Experiment, setting: Setting) -> RunRecord:
 
 
 def _run(experiment: Experiment, setting: Setting, channels: Path | None) -> RunRecord:
-    if setting.interrupt.requested:
-        raise KeyboardInterrupt
+    setting.interrupt.check()
     calls = Calls(lambda: setting.interrupt.requested)
     phases = _Phases(setting.observer)
     phases.enter("prepare")

@@ -30,6 +30,11 @@ class Interrupt:
         """Somebody wants this to end now."""
         return self.count > 1
 
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if somebody wants this to end."""
+        if self.requested:
+            raise KeyboardInterrupt
+
     def __enter__(self) -> Interrupt:
         self._before = {}
         self.take()
