@@ -1,0 +1,170 @@
+"""Train the text network on labelled sentences, calibrate it, record what its exits say.
+
+Everything is held in memory and takes minutes on a processor: thousands of sentences, not millions. The development
+sentences choose the epoch and the temperatures; the test sentences are only recorded.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mdi_exit.errors import UserError
+from mdi_exit.models.multi_exit import MultiExitNetwork
+from mdi_exit.models.text import PADDING, UNKNOWN, TextConfig, Vocabulary, text_transformer
+from mdi_exit.softmax import entropy, log_softmax
+from mdi_exit.trace import ExitTrace
+from mdi_exit.training import optimise
+from mdi_exit.training.calibrate import fit_temperatures
+from mdi_exit.training.evaluate import accuracies, exit_logits
+from mdi_exit.training.record import payload_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sentences:
+    """Labelled sentences; labels are 0 up to the number of classes."""
+
+    texts: tuple[str, ...]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class TextTraining:
+    """All that decides the weights, beside the sentences. Found by a few trials on the development sentences."""
+
+    layers: int = 12
+    epochs: int = 12
+    batch_size: int = 64
+    learning_rate: float = 2e-3  # the schedule's peak
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.0
+    word_dropout: float = 0.15  # share of the words that an epoch does not show
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A network that was trained, with what belongs to it."""
+
+    network: MultiExitNetwork
+    vocabulary: Vocabulary
+    config: TextConfig
+    temperatures: tuple[float, ...]
+    history: list[dict[str, object]]  # an entry per epoch: loss and the development accuracy of every exit
+    epoch: int  # whose weights these are
+
+
+def read_sentences(path: str | Path) -> Sentences:
+    """Read lines `sentence<TAB>label`, label a number from 0; raises UserError naming the file and the line."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    texts, labels = [], []
+    for number, line in enumerate(lines, 1):
+        text, tab, label = line.rpartition("\t")
+        if not tab or not label.strip().isdecimal():
+            raise UserError(f"{path}, line {number}: allowed is a sentence, a tab and a label such as 0 or 1")
+        texts.append(text)
+        labels.append(int(label))
+    if not texts:
+        raise UserError(f"{path}: holds no sentence")
+    return Sentences(tuple(texts), np.array(labels, dtype=np.int64))
+
+
+def train_text(
+    training: Sentences, development: Sentences, options: TextTraining, say: Callable[[str], None]
+) -> Trained:
+    """Train all exits jointly, keep the epoch whose exits fit the development sentences best, calibrate it on them."""
+    torch.manual_seed(options.seed)
+    classes = int(training.labels.max()) + 1
+    if classes < 2 or int(development.labels.max()) >= classes:
+        raise UserError(f"the training labels are 0 to {classes - 1}: at least 0 and 1, and all of the others' labels")
+    vocabulary = Vocabulary(training.texts)
+    config = TextConfig(len(vocabulary), classes, options.layers)
+    network = text_transformer(config)
+    tokens = torch.from_numpy(vocabulary.encode(training.texts, config.tokens))
+    labels = torch.from_numpy(training.labels)
+    seen = torch.from_numpy(vocabulary.encode(development.texts, config.tokens))
+    optimiser = torch.optim.AdamW(network.parameters(), lr=0.0, weight_decay=options.weight_decay)
+    generator = torch.Generator().manual_seed(options.seed)
+    steps = options.epochs * -(-len(labels) // options.batch_size)
+    history: list[dict[str, object]] = []
+    best, best_loss, step = copy.deepcopy(network.state_dict()), float("inf"), 0
+    for epoch in range(1, options.epochs + 1):
+        losses = []
+        for rows in batches(tokens, options.batch_size, generator):
+            for group in optimiser.param_groups:
+                group["lr"] = optimise.learning_rate_at(step, steps, options.learning_rate)
+            losses.append(_step(network, optimiser, _shown(tokens[rows], options, generator), labels[rows], options))
+            step += 1
+        logits = exit_logits(network, seen)
+        exact = tuple(_loss(each, development.labels) for each in logits)
+        loss = float(np.dot(exact, optimise.exit_weights(config.layers)))
+        if loss < best_loss:
+            best, best_loss, kept = copy.deepcopy(network.state_dict()), loss, epoch
+        shares = accuracies(logits, development.labels)
+        history.append({"epoch": epoch, "loss": float(np.mean(losses)), "development_accuracy": shares})
+        said = " ".join(f"{100 * share:.1f}" for share in shares)
+        say(f"epoch {epoch}/{options.epochs}: loss {np.mean(losses):.3f}, development {loss:.3f}, accuracy (%) {said}")
+    network.load_state_dict(best)
+    temperatures = fit_temperatures(exit_logits(network, seen), development.labels)
+    return Trained(network.eval(), vocabulary, config, temperatures, history, kept)
+
+
+def _loss(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Cross-entropy at the temperature that suits best: how well an exit orders, not how loud it is, decides."""
+    (temperature,) = fit_temperatures(logits[None], labels)
+    return float(-np.mean(log_softmax(logits, temperature)[np.arange(len(labels)), labels]))
+
+
+def _step(
+    network: MultiExitNetwork, optimiser: torch.optim.Optimizer, tokens: Tensor, labels: Tensor, options: TextTraining
+) -> float:
+    logits = network.train().forward_exits(tokens)
+    loss = optimise.joint_loss(logits, labels, optimise.exit_weights(network.exits), options.label_smoothing)
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimiser.step()
+    return float(loss.detach())
+
+
+def batches(tokens: Tensor, size: int, generator: torch.Generator) -> list[Tensor]:
+    """Row numbers of an epoch's batches, in random order; sentences of about one length share a batch."""
+    lengths = tokens.ne(PADDING).sum(dim=1) + 4 * torch.rand(len(tokens), generator=generator)
+    groups = torch.split(torch.argsort(lengths), size)
+    return [groups[i] for i in torch.randperm(len(groups), generator=generator).tolist()]
+
+
+def _shown(tokens: Tensor, options: TextTraining, generator: torch.Generator) -> Tensor:
+    """A batch without the padding that none of its sentences needs, some of its words made unknown."""
+    tokens = tokens[:, : int(tokens.ne(PADDING).sum(dim=1).max())]
+    hidden = torch.rand(tokens.shape, generator=generator) < options.word_dropout
+    return tokens.masked_fill(hidden & tokens.ne(PADDING), UNKNOWN)
+
+
+def record_text(trained: Trained, sentences: Sentences, classes: tuple[str, ...]) -> ExitTrace:
+    """What every exit says about every sentence, temperatures applied. Payloads are those of the longest input."""
+    tokens = torch.from_numpy(trained.vocabulary.encode(sentences.texts, trained.config.tokens))
+    logits = exit_logits(trained.network, tokens)
+    shares = [log_softmax(each, heat) for each, heat in zip(logits, trained.temperatures, strict=True)]
+    content = b"".join(tensor.numpy().tobytes() for tensor in trained.network.state_dict().values())
+    heat = ",".join(f"{temperature:.4f}" for temperature in trained.temperatures)
+    return ExitTrace(
+        confidence=np.stack([np.exp(each.max(axis=1)) for each in shares], axis=1).clip(0, 1).astype(np.float32),
+        prediction=logits.argmax(axis=2).T.astype(np.int16),
+        entropy=np.stack([entropy(each) for each in shares], axis=1).astype(np.float32),
+        label=sentences.labels.astype(np.int16),
+        payload_bytes=payload_bytes(trained.network, tokens[:1]),
+        classes=classes,
+        card=f"text_transformer-{hashlib.sha256(content).hexdigest()[:12]}@{heat}",
+    )
