@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from mdi_exit.cli import learn
+from mdi_exit.cli import learn, simulate
 from mdi_exit.config import load_experiment, parse_setting
 from mdi_exit.errors import UserError
 from mdi_exit.machine import command_line
@@ -377,6 +377,7 @@ def said(*words: str | Path) -> tuple[int, str]:
     """The same, and what it said, on standard output and error."""
     app = typer.Typer()
     learn.register(app)
+    simulate.register(app)
     result = CliRunner().invoke(app, [str(word) for word in words])
     if isinstance(result.exception, UserError):
         raise result.exception
@@ -453,8 +454,10 @@ def test_each_command_names_one_that_can_be_typed_next(trained: Path, tmp_path: 
 
 def test_what_is_typed_next_names_a_bundled_network_by_its_name(tmp_path: Path) -> None:
     words = ("mobilenetv2-cifar10", "--data", "sample", "--images", "1", "--out", tmp_path / "trace.npz")
-    (running,) = named_next(said("trace", *words)[1])
-    assert "model=mobilenetv2-cifar10" in running
+    simulating, running = named_next(said("trace", *words)[1])
+    assert running[:2] == ["run", "own-data"] and "model=mobilenetv2-cifar10" in running
+    status, output = said(*simulating, "--set", "duration_s=1", "--out", tmp_path)
+    assert status == 0 and "Summary" in output and (tmp_path / "report.json").exists(), output
 
 
 def test_curves_of_one_epoch_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

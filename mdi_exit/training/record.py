@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mdi_exit import outputs
+from mdi_exit.devices import load_device
 from mdi_exit.models import checkpoint
 from mdi_exit.models.card import Card
 from mdi_exit.models.files import weights_path
@@ -21,6 +22,7 @@ from mdi_exit.trace import ExitTrace
 from mdi_exit.training import console
 from mdi_exit.training.evaluate import exit_logits
 from mdi_exit.training.split import data_sum
+from mdi_exit.yamlfile import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +64,19 @@ def run_trace(options: TraceOptions) -> ExitTrace:
         print(
             "Of images that it was trained on, a trace flatters a network; whether some are among these is not known."
         )
-    named = weights_path(options.checkpoint)
-    console.show_next(console.run_command(named if named.is_file() else options.checkpoint, options.data))
+    console.show_next(*_next(options, card))
     return trace
+
+
+def _next(options: TraceOptions, card: Card) -> list[list[object]]:
+    """What to type next. The shipped experiments emulate devices, whose times are known of some networks only."""
+    named = weights_path(options.checkpoint)
+    model = named if named.is_file() else options.checkpoint
+    running = console.run_command(model, options.data)
+    known = load_device("jetson-nano", Path(), Place("trace")).segment_s
+    if f"{card.model.architecture}@{card.model.image_size}" not in known:
+        return [running]
+    return [["simulate", "find-rate", "--set", f"model={model}", "--trace", options.out], running]
 
 
 def record(
