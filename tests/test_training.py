@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
+from mdi_exit.analysis.calibrated import expected_calibration_error
 from mdi_exit.cli import learn, simulate
 from mdi_exit.config import load_experiment, parse_setting
 from mdi_exit.errors import UserError
@@ -224,9 +225,9 @@ def test_expected_calibration_error_by_hand() -> None:
     """Two of 15 bins are filled: one claims 0.95 and gets 1 of 2, one claims 0.30 and gets 1 of 2."""
     confidence = np.array([0.95, 0.95, 0.30, 0.30])
     correct = np.array([True, False, True, False])
-    error = evaluate.expected_calibration_error(confidence, correct)
+    error = expected_calibration_error(confidence, correct)
     assert error == pytest.approx(0.5 * 0.45 + 0.5 * 0.20)
-    assert evaluate.expected_calibration_error(np.array([1.0, 0.0]), np.array([True, False])) == 0.0
+    assert expected_calibration_error(np.array([1.0, 0.0]), np.array([True, False])) == 0.0
 
 
 def honest_logits(count: int, classes: int = 4) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

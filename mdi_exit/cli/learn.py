@@ -90,15 +90,38 @@ def calibrate(
         bool, typer.Option("--separate", help="Fit on all of --data: it is not the training data.")
     ] = False,
     seed: Annotated[Optional[int], typer.Option(help="The training's; default: as the card says.")] = None,
+    kind: Annotated[str, typer.Option(help="per-exit, per-exit-leaving, global or conventional (none).")] = "per-exit",
+    leave_at: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="How sure an image leaves, for per-exit-leaving and global.")
+    ] = 0.8,
+    target_accuracy: Annotated[
+        Optional[float], typer.Option(help="Choose exit thresholds that keep at least this accuracy, a share below 1.")
+    ] = None,
+    risk: Annotated[
+        Optional[float], typer.Option(help="How probable it may be that they do not; default: 0.05.")
+    ] = None,
+    confidence: Annotated[Optional[float], typer.Option(help="The same the other way round: 1 - risk.")] = None,
+    against: Annotated[
+        str, typer.Option(help="labels, or full: count only what the whole network would have got right.")
+    ] = "labels",
+    keep_logits: Annotated[
+        int, typer.Option(min=0, help="Write logits.npz: of so many held-out and test images; 0 for none.")
+    ] = 0,
     test: _Test = None,
     test_name: Annotated[Optional[str], typer.Option(help="What the card calls the test images.")] = None,
     device: _Device = "auto",
     threads: _Threads = 0,
 ) -> None:
-    """Fit a temperature per exit on what the training held out, so that a confidence is a probability."""
-    from mdi_exit.training.calibrate import CalibrateOptions, run_calibration
+    """Fit temperatures on what the training held out, so that a confidence is a probability.
 
-    run_calibration(CalibrateOptions(checkpoint, data, out, separate, seed, test, test_name, device, threads))
+    With --target-accuracy, also choose exit thresholds that keep it with a guarantee, on other held-out images.
+    """
+    from mdi_exit.training.calibrate import CalibrateOptions, run_calibration
+    from mdi_exit.training.guarantee import wish_of
+
+    wish = wish_of(target_accuracy, risk, confidence, against)
+    whence = (checkpoint, data, out, separate, seed, test, test_name, device, threads)
+    run_calibration(CalibrateOptions(*whence, kind, leave_at, wish, keep_logits))
 
 
 def trace(

@@ -77,6 +77,20 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
+class Promise:
+    """Exit thresholds chosen with a guarantee, and what is guaranteed (training.guarantee)."""
+
+    thresholds: tuple[float, ...]  # one per exit but the last
+    target: float  # at least this share of the answers does not go wrong ...
+    risk: float  # ... but for draws of the images below that are as improbable as this
+    against: str  # "labels": a wrong answer went wrong; "full": one that the last exit would have given rightly
+    data: str  # the images they were chosen on, in words
+    images: int
+    found: float  # the share of these images that did not go wrong
+    exits: tuple[float, ...]  # the share of these images that left at each exit
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """A checkpoint's passport, NAME.json beside NAME.safetensors."""
 
@@ -97,6 +111,8 @@ class Card:
     remarks: str = ""  # what the command alone does not tell
     provisional: bool = False  # made only to work against; a release must not ship it
     data_sum: str = ""  # over all images and labels (training.split.data_sum); empty in cards from before there was one
+    calibration: str = ""  # which kind of temperatures (training.calibrate.KINDS); empty when nobody said
+    promise: Promise | None = None
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:

@@ -9,10 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mdi_exit.analysis.calibrated import expected_calibration_error
 from mdi_exit.models.multi_exit import MultiExitNetwork
 from mdi_exit.softmax import softmax
-
-ECE_BINS = 15
 
 
 @torch.no_grad()
@@ -39,16 +38,6 @@ def exit_logits(
 def accuracies(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, ...]:
     """Share of right answers of each exit, for logits (K, N, classes)."""
     return tuple(float(share) for share in (logits.argmax(axis=-1) == labels).mean(axis=1))
-
-
-def expected_calibration_error(
-    confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = ECE_BINS
-) -> float:
-    """Mean distance of accuracy and confidence over `bins` equal bins, weighted by how many fall into each."""
-    number = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    confidence_sum = np.bincount(number, confidence, bins)
-    correct_sum = np.bincount(number, correct.astype(float), bins)
-    return float(np.abs(correct_sum - confidence_sum).sum() / len(confidence))
 
 
 def calibration_errors(

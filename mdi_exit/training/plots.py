@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from mdi_exit.analysis.calibrated import reliability
 from mdi_exit.softmax import softmax
-from mdi_exit.training.evaluate import ECE_BINS
 
 
 def _write(figure: Figure, path: Path) -> None:
@@ -45,9 +45,7 @@ def plot_reliability(
         panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle="dashed")
         for temperature, name in ((1.0, "before"), (temperatures[k], "after, fitted to these")):
             confidence = softmax(logits[k], temperature).max(axis=1)
-            number = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-            filled = [b for b in range(ECE_BINS) if np.any(number == b)]
-            means = [(confidence[number == b].mean(), correct[number == b].mean()) for b in filled]
+            means = [(claimed, right) for claimed, right, _ in reliability(confidence, correct)]
             panel.plot(*zip(*means, strict=True), marker="o", markersize=3, label=name)
         panel.set(xlabel="confidence", title=f"exit {k + 1}, T = {temperatures[k]:.2f}", xlim=(0, 1), ylim=(0, 1))
     panels[0].set_ylabel("accuracy")
