@@ -50,8 +50,8 @@ def record(name: str, until_s: float = 8.0, close: bool = True, drain_s: float =
     experiment = load_experiment(name, {**overrides, **window})
     run = Recorded(experiment, assembly.load_card(experiment))
     simulation = Simulation(experiment, run.card, TRACE, {}, observe=run.steps.append)
-    simulation.advance(until_s)
-    simulation.world.run(until_s + drain_s if close else until_s)  # idle at the end, as nodes are until they are ended
+    # Idle at the end, as nodes are until they are ended.
+    simulation.advance(until_s + drain_s if close else until_s, beyond_finish=True)
     run.tallies = {tally.node: tally for tally in simulation.record().tallies}
     run.until_s = simulation.world.now
     return run

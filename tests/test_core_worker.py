@@ -55,6 +55,18 @@ class TestCustody:
         effects = core.handle(ev.TasksDelivered("m", sent.transfer_id, 0.01, report("m")), 0.0)
         assert not of(effects, fx.DiscardPayloads) and only(effects, fx.SendTasks).tasks[0].key == (1, 0, 2)
 
+    def test_two_copies_that_pass_each_other_come_to_rest_at_last(self) -> None:
+        """Each is kept because the other came; the links that they crossed are counted, so that hops_max ends it."""
+        core = worker("m", hosted=(1,), offloading=KEEP)
+        sent = only(done(core, only(admit(core, 1), fx.RunSegment), UNSURE), fx.SendTasks)
+        hops = [sent.tasks[0].hops]
+        for number in range(3):
+            core.handle(ev.TasksArrived((task(1, k=2, hops=hops[-1] + 1),), "m", number), 0.0)
+            delivered = ev.TasksDelivered("m", sent.transfer_id, 0.01, report("m", sequence=number + 2))
+            sent = only(core.handle(delivered, 0.0), fx.SendTasks)
+            hops.append(sent.tasks[0].hops)
+        assert hops == [1, 3, 5, 7]
+
     def test_a_second_delivery_of_a_task_that_waits_here_changes_nothing(self) -> None:
         core = worker("m", offloading=KEEP)
         admit(core, 1, 2)

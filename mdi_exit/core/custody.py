@@ -41,13 +41,13 @@ class Custody:
         self._held[task.key] = None
         self._queue(side).push(order, task)
 
-    def came_back(self, key: TaskKey) -> None:
+    def came_back(self, task: Task) -> None:
         """Note that a task we hold arrived once more.
 
         If we are just sending it, our own hand-over came round before its acknowledgement: it is ours again then.
         """
-        if (transfer := self._held[key]) is not None:
-            transfer.returned.append(key)
+        if (transfer := self._held[task.key]) is not None:
+            transfer.returned[task.key] = task
 
     def start_computing(self, side: Side, k: int, limit: int) -> tuple[Task, ...]:
         """Take the oldest tasks for segment k off a side to be computed."""

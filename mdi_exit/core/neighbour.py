@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mdi_exit.core.types import Limits, Routes, Task, TaskKey, WorkerReport
 
@@ -13,7 +13,16 @@ class Transfer:
     """A hand-over under way: its tasks with their places in line, and those that came back before its end."""
 
     tasks: list[tuple[int, Task]]
-    returned: list[TaskKey] = field(default_factory=list)
+    returned: dict[TaskKey, Task] = field(default_factory=dict)
+
+    def came_back(self) -> list[tuple[int, Task]]:
+        """What is ours again after all. It has crossed as many links as either copy: two that pass each other for ever
+        would otherwise never be stopped by `hops_max`."""
+        return [
+            (order, replace(task, hops=max(task.hops, self.returned[task.key].hops)))
+            for order, task in self.tasks
+            if task.key in self.returned
+        ]
 
 
 @dataclass(slots=True)

@@ -91,7 +91,7 @@ class WorkerCore(Standing):
 
     def _take_custody(self, task: Task, arrival: Arrival) -> None:
         if task.key in self._tasks:
-            self._tasks.came_back(task.key)
+            self._tasks.came_back(task)
         elif self._tasks.finished(task.key):
             self._discard([task.key])
         else:
@@ -139,7 +139,7 @@ class WorkerCore(Standing):
         neighbour.transfer_delay_s = mean(neighbour.transfer_delay_s or sample_s, sample_s)
         known_s[k - 1] = mean(known_s[k - 1] or sample_s, sample_s)
         self._discard(self._tasks.delivered(transfer))
-        self._return([(order, task) for order, task in transfer.tasks if task.key in transfer.returned])
+        self._return(transfer.came_back())
 
     def _tasks_refused(self, event: ev.TasksRefused) -> None:
         self._learn_from(event.report)

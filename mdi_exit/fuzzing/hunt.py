@@ -31,12 +31,9 @@ def check(case: Case, watch: Watch) -> None:
     """Run a case to its end. Raises oracles.Violation, or whatever else a bug raises."""
     simulation = Simulation(case.experiment, case.card, case.trace, {}, case.faults, case.churn, watch)
     world = watch.world = simulation.world
-    for part in range(1, 11):
-        simulation.advance(OPEN_S * part / 10)
-    last_s = max([OPEN_S, *(change.at_s for change in case.churn)])
-    simulation.advance(last_s + 1.0)
-    world.faults = NO_FAULTS
-    until_s = last_s + 1.0
+    healed_s = 1.0 + max([OPEN_S, *(change.at_s for change in case.churn)])
+    simulation.advance(healed_s, beyond_finish=True)
+    world.faults, until_s = NO_FAULTS, healed_s
     while not world.finished and until_s < case.experiment.duration_s + case.experiment.drain_s:
         until_s += _AFTER_S
         simulation.advance(until_s)

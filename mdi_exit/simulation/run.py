@@ -125,14 +125,14 @@ class Simulation:
         self.world.schedule(experiment.duration_s, "controller", ev.AdmissionClosed())
         self.world.schedule(experiment.duration_s + experiment.drain_s, "controller", ev.DrainExpired())
 
-    def advance(self, until_s: float) -> None:
-        """Let happen what happens up to `until_s`, or until every datum has its outcome."""
-        while self._due and self._due[0][0] <= until_s and not self.world.finished:
-            at_s, _, act = heapq.heappop(self._due)
-            self.world.run(at_s, stop_when_finished=True)
-            if not self.world.finished:
-                act()
-        self.world.run(until_s, stop_when_finished=True)
+    def advance(self, until_s: float, beyond_finish: bool = False) -> None:
+        """Let happen what happens up to `until_s`, or until every datum has its outcome unless `beyond_finish`."""
+        while self._due and self._due[0][0] <= until_s:
+            self.world.run(self._due[0][0], not beyond_finish)
+            if self.world.finished and not beyond_finish:
+                return
+            heapq.heappop(self._due)[-1]()
+        self.world.run(until_s, not beyond_finish)
 
     def label(self, data_id: int) -> int:
         """The true class of datum d."""
