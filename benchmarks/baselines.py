@@ -40,10 +40,10 @@ from mdi_exit.config import Experiment, load_experiment
 from mdi_exit.report import settled
 
 GRAPHS, QUICK_GRAPHS = ("3-node-mesh", "5-node-mesh", ways.MIXED), (ways.MIXED,)
-LOADS, QUICK_LOADS = (0.6, 1.0, 1.5, 2.0, 2.5), (0.6, 2.0)
+LOADS, QUICK_LOADS = (0.6, 1.2, 2.0), (0.6, 2.0)
 ARRIVALS = ("poisson", "bursty")
 QUIET, BURST = 0.6, 3.0  # times the mean rate; stays of 5 s and 1 s on average, so the mean is as it should be
-_DURATION_S, _QUICK_S = 40.0, 10.0
+_DURATION_S, _QUICK_S = 24.0, 10.0
 _QUEUE_MAX = 50  # data that may wait at the source of a baseline, then arrivals are shed; about half a second's worth
 _EVEN = 0.995  # ratios nearer to 1 than half a per cent are even
 

@@ -36,7 +36,7 @@ from mdi_exit.topology import Link, Topology
 
 SIZES, QUICK_SIZES = (10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000), (10, 50, 200, 1_000)
 BOUND_MAX = 1_000  # workers; the linear programme of more takes longer than their simulation
-_DURATION_S, _QUICK_S = 20.0, 4.0
+_DURATION_S, _QUICK_S = 10.0, 4.0
 _LINKS_PER_WORKER = 2
 _SOURCE_LINKS = 4  # in every graph, so that graphs of different sizes can be compared
 _NEIGHBOURS = 12  # nearest ones that further links are drawn from
@@ -254,7 +254,7 @@ def draw(rows: list[Row]) -> Any:
 def benchmark() -> None:
     """Measure every size, one at a time, print, write."""
     assert __doc__ is not None
-    chosen: Options = options("scaling", __doc__.partition("\n")[0], repetitions=2)
+    chosen: Options = options("scaling", __doc__.partition("\n")[0], repetitions=3)
     duration_s, rows = _QUICK_S if chosen.quick else _DURATION_S, list[Row]()
     cases = [Case(workers) for workers in (QUICK_SIZES if chosen.quick else SIZES)]
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as fresh:

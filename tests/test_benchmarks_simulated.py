@@ -45,7 +45,7 @@ def both_sides(versus: ModuleType, **simulated: float) -> list[dict[str, Any]]:
     rows = []
     for case in (versus.Case("local", "find-rate"), versus.Case("5-node-mesh", "find-threshold")):
         said = {"topology": case.topology, "mode": case.mode, "throughput_per_s": 50.0, "accuracy": 0.86}
-        said |= {"latency_p50_s": 0.2, "lost": 0}
+        said |= {"latency_p50_s": 0.2, "lost": 0, "utilization": [0.9, 0.5]}
         rows += [{**said, "where": "ray", "seed": seed, "pace_missed": 0.01} for seed in (0, 1)]
         rows += [{**said, **simulated, "where": "simulation", "seed": seed} for seed in (0, 1)]
         rows.append({**said, "where": "simulation", "seed": 2, "throughput_per_s": 70.0})
@@ -57,21 +57,24 @@ def test_a_simulation_that_agrees_meets_the_goal(capsys: pytest.CaptureFixture[s
     rows = both_sides(versus)
     summary = versus.summarise(rows)
     assert summary["max_throughput_gap"] == summary["max_accuracy_gap_points"] == summary["max_latency_gap"] == 0
+    assert summary["busiest_on_ray"] == summary["busiest_simulated"] == pytest.approx(0.9)
     assert summary["goal_met"] == 1 and summary["pace_missed_worst"] == 0.01 and summary["lost"] == 0
     versus.show(rows, summary)
     printed = capsys.readouterr().out
-    assert printed.count("within the goal") == 3 and "50-70" in printed
+    assert printed.count("within the goal") == 3 and "50-70" in printed and "too busy" not in printed
     drawn(versus, rows, tmp_path)
 
 
 def test_a_simulation_that_disagrees_is_called_out(capsys: pytest.CaptureFixture[str]) -> None:
     versus = script("simulation_vs_ray")
     rows = both_sides(versus, throughput_per_s=60.0, accuracy=0.84, latency_p50_s=0.1)
+    rows[0]["pace_missed"] = 0.05
     summary = versus.summarise(rows)
     assert summary["max_throughput_gap"] == pytest.approx(0.2) and summary["max_latency_gap"] == pytest.approx(0.5)
     assert summary["max_accuracy_gap_points"] == pytest.approx(2) and summary["goal_met"] == 0
     versus.show(rows, summary)
-    assert capsys.readouterr().out.count("MORE than the goal") == 3
+    printed = capsys.readouterr().out
+    assert printed.count("MORE than the goal") == 3 and "too busy" in printed
 
 
 @pytest.mark.parametrize("mode", ["find-rate", "find-threshold"])
