@@ -208,9 +208,9 @@ def show(rows: list[Row], summary: dict[str, float]) -> None:
         print(f"Largest gap of {name}: {scale * found:.1f} {unit}, {verdict} of {scale * GOALS[name]:.0f} {unit}.")
     busy, simulated = summary["busiest_on_ray"], summary["busiest_simulated"]
     print(
-        f"Sources computed {100 * busy:.0f} % of the time on Ray, {100 * simulated:.0f} % in simulations: what lies between"
+        f"Sources computed {100 * busy:.0f} % of the time on Ray, {100 * simulated:.0f} % in simulations; the rest is"
     )
-    print("is what a runtime needs from one task to the next, which no simulation charges for.")
+    print("what a runtime needs from one task to the next, which no simulation charges for.")
     missed = summary["pace_missed_worst"]
     print(f"This machine was slower than its device in at most {100 * missed:.2f} % of a worker's tasks.")
     if missed > _PACE_MISSED_MAX:
