@@ -119,7 +119,9 @@ def _tell(options: CalibrateOptions, card: Card, weights: Path, names: Sequence[
         print(guarantee.in_words(made))
         if test is not None:
             share, exits = guarantee.kept(test, card.temperatures, made)
-            print(f"On the test images, which had no part in the choice: {guarantee.outcome(made.against, share, exits)}.")
+            print(
+                f"On the test images, which had no part in the choice: {guarantee.outcome(made.against, share, exits)}."
+            )
         run += ["--set", f"thresholds={made.thresholds[0]:g}"]
     print(f"Results in {options.out}: {', '.join(names)}")
     tracing = ["trace", weights, "--data", options.test or "OTHER-IMAGES", "--out", options.out / "trace.npz"]
