@@ -25,6 +25,7 @@ TABLE: dict[int, type[Any]] = {
     5: ty.Routes,
     6: ty.Measurement,
     7: ty.Prices,
+    8: ty.OnAir,
     # effects of a worker; the first seven are also the messages of a link
     16: fx.SendTasks,
     17: fx.Acknowledge,

@@ -446,7 +446,7 @@ REFUSALS = {
     "a device without memory": ("devices: ./forgetful.yaml", "forgetful.yaml: memory_bytes: is missing"),
     "a limit of 0": ("limits: {attempts_max: 0}", "limits.attempts_max: is 0; allowed: above 0"),
     "an unknown limit": ("limits: {deadline: 3}", "limits: unknown key 'deadline' (did you mean 'deadline_s'?)"),
-    "a worker option out of range": ("worker: {gossip_s: 0}", "worker: gossip_s must be above 0"),
+    "a worker option out of range": ("worker: {gossip_s: 0}", "worker: gossip_s and measure_s must be above 0"),
     "a backend": ("runtime: {backend: jax}", "runtime.backend: is 'jax'; allowed: 'onnx' or 'torch'"),
     "an encryption": (
         "runtime: {encrypt: sometimes}",
@@ -503,7 +503,7 @@ def test_what_cannot_be_is_refused_in_one_line_that_names_file_and_key(case: str
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.yaml: no such file; allowed: .*YAML file, or bursty, find-rate, "):
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such file; allowed: .*YAML file, or bursty, drift-plus-penalty, find-rate, "):
         load_experiment(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_experiment(tmp_path)

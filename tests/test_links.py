@@ -30,6 +30,7 @@ from mdi_exit.shaping import Shape, Shaper
 FEATURES = FeatureShapes(((3, 4, 4), (2, 4, 4), (2, 2, 2)))  # K = 3
 FEATURE = np.arange(32, dtype=np.float32).reshape(2, 4, 4)
 TASK = Task(7, 0, 2, FEATURE.nbytes, 1)
+NEWS = (1, 0, (0, 0, 0), (0, 0, 0), 0.0, 0, 0)  # a report without its worker
 ROUNDS_MAX = 500  # of 20 ms at most: a test that waits for what never comes fails, and does not hang
 
 
@@ -52,7 +53,7 @@ class Peer:
         self.stored.update({task.key: tensor for task, tensor in zip(tasks, tensors, strict=True)})
 
     def report(self) -> WorkerReport:
-        return WorkerReport(self.name, 1, 0, (0, 0, 0), 0, 0.001, 0)
+        return WorkerReport(self.name, 1, 0, (0, 0, 0), (0, 0, 0), 0.001, 0, 0)
 
     def work(self) -> None:
         """Take in what is there, and wait a little when nothing is."""
@@ -315,13 +316,19 @@ def test_an_address_of_another_machine_is_one_clear_line() -> None:
     [
         ([b"garbage"], "not a message"),
         ([b""], "not a message"),
-        (wire.encode(fx.SendReport("c", WorkerReport("a", 1, 0, (0, 0, 0), 0, 0.0, 0))), "for 'c'"),
-        (wire.encode(fx.SendReport("b", WorkerReport("b", 1, 0, (0, 0, 0), 0, 0.0, 0))), "in the name of 'b'"),
+        (wire.encode(fx.SendReport("c", WorkerReport("a", *NEWS))), "for 'c'"),
         (
-            wire.encode(fx.Acknowledge("b", 1, True, WorkerReport("c", 1, 0, (0, 0, 0), 0, 0.0, 0))),
+            wire.encode(fx.SendReport("b", WorkerReport("b", 1, 0, (0, 0, 0), (0, 0, 0), 0.0, 0, 0))),
+            "in the name of 'b'",
+        ),
+        (
+            wire.encode(fx.Acknowledge("b", 1, True, WorkerReport("c", *NEWS))),
             "in the name of 'c'",
         ),
-        (wire.encode(fx.SendReport("b", WorkerReport("a", 1, 0, (0,) * 9, 0, 0.0, 0))), "another number of segments"),
+        (
+            wire.encode(fx.SendReport("b", WorkerReport("a", 1, 0, (0,) * 9, *NEWS[3:]))),
+            "another number of segments",
+        ),
         (wire.encode(fx.SendTasks("b", 1, (Task(1, 0, 9, 128),)), [FEATURE]), "k is out of range"),
         (wire.encode(fx.SendTasks("b", 1, (TASK,))), "without their payloads"),
         (wire.encode(fx.SendTasks("b", 1, (TASK,)), [FEATURE[:1]]), "payload of float32"),

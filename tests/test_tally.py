@@ -31,7 +31,7 @@ def test_reasons_are_kept_up_to_a_bound() -> None:
 
 def test_hand_overs_that_never_end_are_forgotten() -> None:
     tally = NodeTally("n1", 5)
-    report = WorkerReport("n2", 1, 0, (0,) * 5, 0, 0.01, 0)
+    report = WorkerReport("n2", 1, 0, (0,) * 5, (0,) * 5, 0.01, 0, 0)
     for number in range(5_000):
         send = fx.SendTasks("n2", number, (Task(number, 0, 1, 10),))
         tally.add(Step(0.0, "n1", 0, "worker", ev.TimerFired("gossip"), (send,)))
@@ -43,7 +43,7 @@ def test_hand_overs_that_never_end_are_forgotten() -> None:
 
 def test_refused_failed_and_undelivered_tasks_are_counted() -> None:
     tally = NodeTally("n1", 5)
-    report = WorkerReport("n2", 1, 0, (0,) * 5, 0, 0.01, 0)
+    report = WorkerReport("n2", 1, 0, (0,) * 5, (0,) * 5, 0.01, 0, 0)
     tasks = (Task(1, 0, 1, 10), Task(2, 0, 1, 10))
     sends = (fx.SendTasks("n2", 1, tasks), fx.SendTasks("n2", 2, tasks[:1]))
     refuse = fx.Acknowledge("n2", 7, False, report)

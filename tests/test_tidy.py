@@ -22,8 +22,10 @@ SOURCES = [read(path, ROOT) for folder in ("mdi_exit", "benchmarks") for path in
 CODE = [source for source in SOURCES if source.inside("mdi_exit")]
 PURE = [source for source in CODE if source.inside("mdi_exit.core", "mdi_exit.policies")]
 VIRTUAL = [*PURE, *(source for source in CODE if source.inside("mdi_exit.simulation"))]
-CORE_LINES_MAX = 1000  # lines of code: the core is read whole before it is changed; views.py alone has 100 of them
-SITTING_LINES_MAX = 1500  # lines of code of core and simulation together: one sitting
+# Lines of code: the core is read whole before it is changed, core and simulation in one sitting. A third of the core
+# only declares what there is (types, events, effects, views); it serves two families of rules, and prices.
+CORE_LINES_MAX = 1300
+SITTING_LINES_MAX = 1750
 # What persons write: the tidy rules spell in two halves what they forbid.
 WRITTEN = (".md", ".py", ".sh", ".toml", ".txt", ".yaml")
 TEXTS = [ROOT / "Makefile", ROOT / ".ci" / "run", *(path for path in ROOT.iterdir() if path.suffix in WRITTEN)]

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdi_exit import wire
+from mdi_exit import wire, wire_table
 from mdi_exit.compute.base import FeatureShapes
 from mdi_exit.config import load_experiment
 from mdi_exit.core import effects as fx
@@ -25,7 +25,7 @@ from mdi_exit.errors import UserError
 from mdi_exit.runtime.fit import check_fit, check_groups
 
 EXITS = 5
-REPORT = WorkerReport("b", 4, 0, (0, 1, 2, 0, 0), 3, 0.002, 1)
+REPORT = WorkerReport("b", 4, 0, (0, 1, 2, 0, 0), (0, 3, 0, 0, 0), 0.002, 1, 2)
 TASK = Task(7, 0, 2, 16, 1)
 MESSAGES: list[wire.LinkMessage] = [
     fx.SendTasks("b", 1, (TASK, Task(8, 1, 2, 16))),
@@ -67,12 +67,12 @@ def instances_of(kind: type[typing.Any]) -> st.SearchStrategy[typing.Any]:
 
 
 def test_every_event_and_effect_has_a_tag() -> None:
-    kinds = set(wire.TABLE.values())
-    assert len(kinds) == len(wire.TABLE)
+    kinds = set(wire_table.TABLE.values())
+    assert len(kinds) == len(wire_table.TABLE)
     assert set(typing.get_args(ev.Event)) | set(typing.get_args(fx.Effect)) <= kinds
 
 
-@pytest.mark.parametrize("kind", wire.TABLE.values(), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", wire_table.TABLE.values(), ids=lambda kind: kind.__name__)
 @given(data=st.data())
 @settings(max_examples=20)
 def test_every_value_comes_back_equal(kind: type, data: st.DataObject) -> None:
@@ -169,7 +169,7 @@ JSON_LIKE = st.recursive(
 @given(JSON_LIKE)
 @settings(max_examples=300)
 def test_well_formed_msgpack_of_anything_is_refused_as_a_message(content: object) -> None:
-    for header in (content, [wire.VERSION, content, []], [wire.VERSION, {16: content}, []]):
+    for header in (content, [wire_table.VERSION, content, []], [wire_table.VERSION, {16: content}, []]):
         with pytest.raises(wire.WireError):
             wire.decode([msgpack.packb(header)])
 
@@ -186,21 +186,21 @@ GOOD_TASKS = {16: ["b", 1, [{1: [7, 0, 2, 16, 1]}]]}
     [
         ([], "0 frames"),
         ([b"\x00"] * (wire.FRAMES_MAX + 1), "frames"),
-        (header(wire.VERSION + 1, GOOD_TASKS, []), "speaks version 2"),
-        (header(wire.VERSION, {24: ["gossip", 1.0]}, []), "SetTimer is no message"),
-        (header(wire.VERSION, {99: []}, []), "unknown tag 99"),
-        (header(wire.VERSION, {16: ["b", 1]}, []), "SendTasks has 3 fields"),
-        (header(wire.VERSION, {16: ["b", True, []]}, []), "bool where int"),
-        (header(wire.VERSION, {16: [b"b", 1, []]}, []), "bytes where str"),
-        (header(wire.VERSION, {16: ["b", 1, [[7, 0, 2, 16, 1]]]}, []), "tuple where Task"),
-        (header(wire.VERSION, GOOD_TASKS, [[2, [4]]]), "another number of tensors"),
-        ([*header(wire.VERSION, GOOD_TASKS, [[9, [4]]]), b"1234"], "unknown tensor type"),
-        ([*header(wire.VERSION, GOOD_TASKS, [[0, [5]]]), b"1234"], "came as 4 bytes"),
-        ([*header(wire.VERSION, GOOD_TASKS, [[0, [-2, -2]]]), b"1234"], "dimension is -2"),
-        ([*header(wire.VERSION, GOOD_TASKS, [[0, [2**40, 0]]]), b""], "dimension is"),
-        ([*header(wire.VERSION, GOOD_TASKS, [[0, [1] * 9]]), b"1"], "not a short list"),
-        ([*header(wire.VERSION, GOOD_TASKS, [[0, [1]], [0, [1]]]), b"1", b"1"], "2 tensors with"),
-        ([*header(wire.VERSION, {18: ["a", []]}, [[0, [1]]]), b"1"], "1 tensors with a SendResults"),
+        (header(wire_table.VERSION + 1, GOOD_TASKS, []), "speaks version 3"),
+        (header(wire_table.VERSION, {27: ["gossip", 1.0]}, []), "SetTimer is no message"),
+        (header(wire_table.VERSION, {99: []}, []), "unknown tag 99"),
+        (header(wire_table.VERSION, {16: ["b", 1]}, []), "SendTasks has 3 fields"),
+        (header(wire_table.VERSION, {16: ["b", True, []]}, []), "bool where int"),
+        (header(wire_table.VERSION, {16: [b"b", 1, []]}, []), "bytes where str"),
+        (header(wire_table.VERSION, {16: ["b", 1, [[7, 0, 2, 16, 1]]]}, []), "tuple where Task"),
+        (header(wire_table.VERSION, GOOD_TASKS, [[2, [4]]]), "another number of tensors"),
+        ([*header(wire_table.VERSION, GOOD_TASKS, [[9, [4]]]), b"1234"], "unknown tensor type"),
+        ([*header(wire_table.VERSION, GOOD_TASKS, [[0, [5]]]), b"1234"], "came as 4 bytes"),
+        ([*header(wire_table.VERSION, GOOD_TASKS, [[0, [-2, -2]]]), b"1234"], "dimension is -2"),
+        ([*header(wire_table.VERSION, GOOD_TASKS, [[0, [2**40, 0]]]), b""], "dimension is"),
+        ([*header(wire_table.VERSION, GOOD_TASKS, [[0, [1] * 9]]), b"1"], "not a short list"),
+        ([*header(wire_table.VERSION, GOOD_TASKS, [[0, [1]], [0, [1]]]), b"1", b"1"], "2 tensors with"),
+        ([*header(wire_table.VERSION, {18: ["a", []]}, [[0, [1]]]), b"1"], "1 tensors with a SendResults"),
         ([b"\xdd\xff\xff\xff\xff"], "max_array_len"),
         ([b"\x91" * 100_000], "not a message"),
         ([b"\x00" * (wire.HEADER_BYTES_MAX + 1)], "allowed are"),

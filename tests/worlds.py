@@ -26,7 +26,7 @@ def task(data_id: int = 0, k: int = 1, attempt: int = 0, hops: int = 0) -> Task:
 
 
 def report(worker: str, waiting: int = 0, delay_s: float = 0.01, sequence: int = 1, version: int = 0) -> WorkerReport:
-    return WorkerReport(worker, sequence, 0, (waiting, 0, 0), 0, delay_s, version)
+    return WorkerReport(worker, sequence, 0, (waiting, 0, 0), (0, 0, 0), delay_s, version, 0)
 
 
 def worker(

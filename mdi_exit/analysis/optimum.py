@@ -68,13 +68,13 @@ def optimum(problem: FluidProblem) -> Optimum:
         raise OptimumError(f"no datum from {problem.source} can be finished; {allowed}")
     workers, exits = problem.compute_s.shape
     processed, sent, cost = np.zeros((workers, exits)), np.zeros((len(problem.links), exits)), np.zeros(exits)
-    spent = (lp.capacity.T @ prices) * found.x  # by column: what it takes of each resource at that one's price
+    charged = lp.capacity.T @ prices  # by column: what a unit of it takes of each resource, at that one's price
+    spent = charged * found.x
     for amounts, pairs, columns in ((processed, lp.processes, lp.p_columns), (sent, lp.sends, lp.f_columns)):
         amounts[pairs] = found.x[columns]
         np.add.at(cost, pairs[1], spent[columns])
     computed = processed.sum(axis=0)
-    # A negative price belongs to tasks that nothing brings there. As 0 it solves the dual as well, and is a cost.
-    pi = np.clip(-found.eqlin.marginals[: workers * exits].reshape(exits, workers).T, 0.0, PRICE_MAX)
+    pi = np.minimum(_cost_to_go(problem, lp, charged), PRICE_MAX)
     price_of = dict(zip(lp.names, (prices / lp.unit_s).tolist(), strict=True))
     shares = prices / prices.sum()
     ranked = [int(i) for i in np.argsort(-shares, kind="stable") if shares[i] > _NOISE]
@@ -88,6 +88,32 @@ def optimum(problem: FluidProblem) -> Optimum:
         dict(zip(lp.names, (lp.capacity @ found.x).tolist(), strict=True)),
         tuple(Bottleneck(lp.names[i], price_of[lp.names[i]], float(shares[i])) for i in ranked),
     )
+
+
+def _cost_to_go(problem: FluidProblem, lp: _Programme, charged: Array) -> Array:
+    """(N, K): the least that a task for segment k at n has yet to pay, by any way of computing or sending it.
+
+    Where tasks come these are the duals of the flow constraints. Elsewhere the solver's duals may be anything below,
+    which would make dead ends look cheap to a policy that follows prices.
+    """
+    index = {name: n for n, name in enumerate(problem.workers)}
+    ends = np.array([(index[a], index[b]) for a, b in problem.links], dtype=np.intp).reshape(-1, 2)
+    compute, send = np.full(problem.compute_s.shape, np.inf), np.full(problem.send_s.shape, np.inf)
+    compute[lp.processes], send[lp.sends] = charged[lp.p_columns], charged[lp.f_columns]
+    pi: Array = np.full(compute.shape, np.inf)
+    going_on = np.zeros(len(problem.workers))
+    for k in reversed(range(problem.exits)):
+        cost = compute[:, k] + going_on
+        for _ in problem.workers:  # as many links as a way can have
+            before = cost.copy()
+            np.minimum.at(cost, ends[:, 0], send[:, k] + before[ends[:, 1]])
+            if np.array_equal(before, cost):
+                break
+        pi[:, k] = cost
+        if k:
+            share = problem.continuation[k - 1]
+            going_on = share * cost if share else np.zeros_like(cost)
+    return pi
 
 
 # ---- the linear programme

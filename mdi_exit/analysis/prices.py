@@ -10,7 +10,7 @@ from mdi_exit.analysis.fluid import UNKNOWN_S, Array, FluidProblem, OptimumError
 from mdi_exit.analysis.optimum import optimum
 from mdi_exit.config import Experiment
 from mdi_exit.core.effects import SolvePrices
-from mdi_exit.core.types import NO_PRICES, Measurement, Prices
+from mdi_exit.core.types import NO_PRICES, Measurement, OnAir, Prices
 from mdi_exit.models.card import Card
 
 _GOES_ON = 0.7  # the share assumed to go on after each exit, before anybody has seen one
@@ -37,7 +37,7 @@ def price_solver(experiment: Experiment, card: Card, payload_bytes: Sequence[int
         channels = problem.channels or (None,) * len(problem.links)
         crossing = np.where(np.isfinite(problem.send_s), problem.send_s, 0.0)
         on_air = tuple(
-            (*way, tuple((found.nu[name] * row).tolist()))
+            OnAir(*way, name, found.nu[name], tuple(row.tolist()))
             for way, name, row in zip(problem.links, channels, crossing, strict=True)
             if name and found.nu.get(name, 0.0) > 0
         )
@@ -64,7 +64,7 @@ def _problem(
         took_s = dict(measured[a].links).get(b) if a in measured else None
         on_air = bool(network.channels) and network.channels[i] is not None
         if took_s is not None and not on_air:  # on a channel it holds the waiting for others
-            known = np.array(took_s) / experiment.worker_options[a].link_window
+            known = np.array(took_s)
             wait_s[i] = np.where(np.isfinite(send_s[i]) & (known > 0), known, wait_s[i])
     gone = [network.workers.index(worker) for worker in lost]
     compute_s[gone] = np.inf

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.neighbour import Neighbourhood
-from mdi_exit.core.types import NO_PRICES, WorkerReport
+from mdi_exit.core.types import NO_PRICES, OnAir, WorkerReport
 
 
 class Flood:
@@ -16,7 +16,7 @@ class Flood:
         self.thresholds = ev.ThresholdsReceived(0, thresholds, None)
         self.prices = ev.PricesReceived(NO_PRICES, None)
         self._pi: dict[str, tuple[float, ...]] = {}
-        self._crossing: dict[tuple[str, str], tuple[float, ...]] = {}
+        self._on_air: dict[tuple[str, str], OnAir] = {}
 
     def take(self, event: ev.ThresholdsReceived | ev.PricesReceived) -> list[fx.WorkerEffect]:
         """Take news in and pass them on, unless they are old."""
@@ -29,7 +29,7 @@ class Flood:
                 return []
             self.prices = event
             self._pi = dict(zip(event.prices.workers, event.prices.pi, strict=True))
-            self._crossing = {(a, b): nu_d for a, b, nu_d in event.prices.channels}
+            self._on_air = {(way.sender, way.receiver): way for way in event.prices.channels}
         return [self._tell(event, m.name) for m in self._neighbours if m.name != event.sender]
 
     def catch_up(self, report: WorkerReport) -> list[fx.WorkerEffect]:
@@ -46,10 +46,9 @@ class Flood:
         pi = self._pi.get(name) or self._pi.get(own)
         return pi[k - 1] if pi else 0.0
 
-    def channel_price(self, own: str, name: str, k: int) -> float:
-        """nu D[k] of the radio channel that leads from `own` to `name`; 0 where there is none."""
-        crossing = self._crossing.get((own, name))
-        return crossing[k - 1] if crossing else 0.0
+    def on_air(self, own: str, name: str) -> OnAir | None:
+        """The radio channel that leads from `own` to `name`, if one does that limits the rate."""
+        return self._on_air.get((own, name))
 
     def _tell(self, news: ev.ThresholdsReceived | ev.PricesReceived, to: str) -> fx.WorkerEffect:
         if isinstance(news, ev.ThresholdsReceived):

@@ -36,6 +36,7 @@ class Neighbour:
     compute_delay_s: float = 0.0  # Gamma_m
     transfer_delay_s: float = 0.0  # D_nm, over all segments
     segment_transfer_s: list[float] = field(default_factory=list)  # D[n->m][k]; 0: not measured
+    answered_s: float = 0.0  # when it last acknowledged a hand-over
     epoch: int = -1
     sequence: int = -1
     transfers: dict[int, Transfer] = field(default_factory=dict)
@@ -59,7 +60,8 @@ class Neighbour:
         return self.waiting[k - 1] + self.output[k - 1] + under_way
 
     def segment_delay_s(self, k: int) -> float:
-        """D[n->m][k]; the mean over all segments while none of this one was sent, 0 before anything was."""
+        """D[n->m][k], how long a task keeps the link's window from the next one; the mean transfer delay over all
+        segments while none of this one was sent, 0 before anything was."""
         return self.segment_transfer_s[k - 1] or self.transfer_delay_s
 
     def learn(self, report: WorkerReport) -> bool:

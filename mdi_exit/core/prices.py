@@ -6,23 +6,24 @@ from dataclasses import replace
 
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
-from mdi_exit.core.types import Measurement
+from mdi_exit.core.types import NO_PRICES, Measurement, Prices
 
 _LOOK_S = 1.0  # between looks at what came
 _LOOKS = 5  # after so many looks prices are made anew although nothing changed by much
-_CHANGE = 0.2  # relative, of a worker's speed or of what goes on: prices move little with less
-_WORKERS_MAX = 100_000  # measurements kept; as many as there are workers
+_CHANGE = 0.2  # relative, of a worker's speed: prices move little with less
+_ALIKE = 0.05  # of the worth of a fresh datum
 
 
 class PriceDesk:
     """What the workers measured last, and what was made of it. For the ControllerCore."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Measurement] = {}
+        self._known: dict[str, Measurement] = {}  # one per worker
         self._used: dict[str, Measurement] = {}  # for the prices in force
         self._lost: dict[str, None] = {}
         self._stale, self._solving = True, False
-        self._looks = self._version = 0
+        self._looks = 0
+        self._prices = NO_PRICES  # in force
 
     def open(self) -> list[fx.ControllerEffect]:
         """The run begins: the first prices come of what is assumed."""
@@ -48,14 +49,15 @@ class PriceDesk:
             self._stale = True
         elif isinstance(event, ev.PricesSolved):
             self._solving = False
-            self._version += 1
-            return [fx.SetPrices(replace(event.prices, version=self._version))]
+            if _alike(self._prices, event.prices):
+                return []
+            self._prices = replace(event.prices, version=self._prices.version + 1)
+            return [fx.SetPrices(self._prices)]
         return []
 
     def _learn(self, measured: Measurement) -> None:
         before = self._known.get(measured.worker)
-        newer = before is None or (measured.epoch, measured.sequence) > (before.epoch, before.sequence)
-        if newer and (before is not None or len(self._known) < _WORKERS_MAX):
+        if before is None or (measured.epoch, measured.sequence) > (before.epoch, before.sequence):
             self._known[measured.worker] = measured
 
     def _solve(self) -> list[fx.ControllerEffect]:
@@ -64,13 +66,16 @@ class PriceDesk:
         return [fx.SolvePrices(tuple(self._known.values()), tuple(self._lost))]
 
     def _changed(self) -> bool:
-        return any(self._differs(self._used.get(name), measured) for name, measured in self._known.items())
-
-    def _differs(self, before: Measurement | None, after: Measurement) -> bool:
-        if before is None:
+        if self._used.keys() != self._known.keys():
             return True
-        pairs = [*zip(before.compute_s, after.compute_s, strict=True)]
-        known = dict(before.links)
-        for name, seconds in after.links:
-            pairs += zip(known.get(name, (0.0,) * len(seconds)), seconds, strict=True)
-        return any(abs(new - old) > _CHANGE * old for old, new in pairs)
+        pairs = [zip(self._used[name].compute_s, known.compute_s, strict=True) for name, known in self._known.items()]
+        return any(abs(new - old) > _CHANGE * old for pair in pairs for old, new in pair)
+
+
+def _alike(one: Prices, other: Prices) -> bool:
+    """Whether nobody would decide otherwise: telling everybody anew would cost their links more than it brings."""
+    if one.workers != other.workers or len(one.channels) != len(other.channels):
+        return False
+    pairs = [*zip((pi for row in one.pi for pi in row), (pi for row in other.pi for pi in row), strict=True)]
+    pairs += [(a.nu * max(a.air_s), b.nu * max(b.air_s)) for a, b in zip(one.channels, other.channels, strict=True)]
+    return all(abs(old - new) <= _ALIKE for old, new in pairs)

@@ -8,7 +8,7 @@ from mdi_exit.core.delays import Delays
 from mdi_exit.core.flood import Flood
 from mdi_exit.core.neighbour import Neighbour, Neighbourhood
 from mdi_exit.core.relay import ResultRelay
-from mdi_exit.core.types import Limits, WorkerOptions
+from mdi_exit.core.types import Limits, OnAir, WorkerOptions
 from mdi_exit.core.views import QueueView
 
 
@@ -65,9 +65,14 @@ class Standing:
         """Return pi[worker][k]; 0 before the first prices."""
         return self._flood.price(worker, self.name, k)
 
-    def channel_price(self, neighbour: str, k: int) -> float:
-        """Return nu D[k] of the radio channel that leads to a neighbour."""
-        return self._flood.channel_price(self.name, neighbour, k)
+    def on_air(self, neighbour: str) -> OnAir | None:
+        """Return the radio channel to a neighbour, if one leads there that limits the rate."""
+        return self._flood.on_air(self.name, neighbour)
+
+    def sending_on(self, channel: str) -> int:
+        """Return how many hand-overs of this worker are under way on a radio channel."""
+        ways = ((self.on_air(m.name), len(m.transfers)) for m in self._neighbours if m.transfers)
+        return sum(count for way, count in ways if way and way.channel == channel)
 
     def neighbours_toward(self, k: int) -> tuple[Neighbour, ...]:
         """Return the neighbours to which a task for segment k may be handed."""

@@ -102,13 +102,24 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
+class OnAir:
+    """One direction of a link that shares a radio channel."""
+
+    sender: str
+    receiver: str
+    channel: str
+    nu: float  # the price of a second of the channel
+    air_s: tuple[float, ...]  # seconds of it that a task for segment k = 1..K takes
+
+
+@dataclass(frozen=True, slots=True)
 class Prices:
     """Duals of the fluid problem, in the worth of a fresh datum at the source: pi[source][1] = 1."""
 
     version: int  # 0: there are none yet
     workers: tuple[str, ...]
     pi: tuple[tuple[float, ...], ...]  # per worker and segment: what one more task there costs
-    channels: tuple[tuple[str, str, tuple[float, ...]], ...]  # (from, to, nu D[k]): a task's time on a radio channel
+    channels: tuple[OnAir, ...]  # the directions of links that are on a radio channel which limits the rate
 
 
 NO_PRICES = Prices(0, (), (), ())

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from mdi_exit.core.types import Arrival, ExitReading, Side, Task
+from mdi_exit.core.types import Arrival, ExitReading, OnAir, Side, Task
 
 
 class QueueView(Protocol):
@@ -106,8 +106,11 @@ class WorkerView(Protocol):
     def price(self, worker: str, k: int) -> float:
         """pi[worker][k], of this worker or a neighbour; 0 before the first prices."""
 
-    def channel_price(self, neighbour: str, k: int) -> float:
-        """nu D[k]: what a task's time on the radio channel that leads to a neighbour costs; 0 where there is none."""
+    def on_air(self, neighbour: str) -> OnAir | None:
+        """The radio channel to a neighbour, as prices told of it; None where none limits the rate."""
+
+    def sending_on(self, channel: str) -> int:
+        """How many hand-overs of this worker are under way on a radio channel."""
 
     def neighbours_toward(self, k: int) -> tuple[NeighbourView, ...]:
         """Neighbours to which a task for segment k may be handed."""
@@ -199,7 +202,7 @@ class OffloadingPolicy(Protocol):
     def next_to_send(self, view: WorkerView, neighbour: NeighbourView, rng: random.Random) -> int | None:
         """A segment with a task on the output or the either side that the neighbour accepts, or None."""
 
-    def order(self, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
+    def order(self, view: WorkerView, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
         """In which order free neighbours are considered."""
 
 

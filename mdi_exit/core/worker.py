@@ -49,6 +49,7 @@ class WorkerCore(Standing):
         self._transfers = epoch << 32  # numbers of hand-overs never repeat, also not after a restart
         self._gossip = Gossip(name, epoch, exits)
         self._effects: list[fx.WorkerEffect] = []
+        self._now = 0.0
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.TasksArrived: self._tasks_arrived,
             ev.SegmentDone: self._segment_done,
@@ -68,7 +69,7 @@ class WorkerCore(Standing):
 
     def handle(self, event: ev.WorkerEvent, now: float) -> list[fx.WorkerEffect]:
         """Take in what happened at `now` (seconds since the run began) and return what to do about it."""
-        self._effects = []
+        self._effects, self._now = [], now
         self._handlers[type(event)](event)
         self._start_sends()
         self._start_compute()
@@ -137,7 +138,11 @@ class WorkerCore(Standing):
         sample_s, k = event.duration_s / len(transfer.tasks), transfer.tasks[0][1].k
         mean, known_s = self._delays.mean, neighbour.segment_transfer_s
         neighbour.transfer_delay_s = mean(neighbour.transfer_delay_s or sample_s, sample_s)
-        known_s[k - 1] = mean(known_s[k - 1] or sample_s, sample_s)
+        # What a task took of the link: behind another hand-over, the time since that one was answered; alone, its part
+        # of a window that others may share.
+        since_s, window = self._now - neighbour.answered_s, self._options.link_window
+        own_s = (since_s if since_s < event.duration_s else event.duration_s / window) / len(transfer.tasks)
+        known_s[k - 1], neighbour.answered_s = mean(known_s[k - 1] or own_s, own_s), self._now
         self._discard(self._tasks.delivered(transfer))
         self._return(transfer.came_back())
 
@@ -216,7 +221,7 @@ class WorkerCore(Standing):
             return
         free = [m for m in self._neighbours if m.accepts and not (m.declined or m.quarantined)]
         if len(free) > 1:
-            free = self._offloading.order(free, self._rng)
+            free = self._offloading.order(self, free, self._rng)
         for neighbour in free:
             while len(neighbour.transfers) < self._options.link_window:
                 k = self._offloading.next_to_send(self, neighbour, self._rng)

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import Outcome, TaskKey
+from mdi_exit.core.worker import WorkerCore
 from mdi_exit.fuzzing.cases import Mode
 from mdi_exit.journal import Fingerprint, Step
 from mdi_exit.simulation.world import World
@@ -56,7 +57,7 @@ class Watch:
             return
         self._keep_payloads(step)
         core = self.world.workers[step.node]
-        runnable = any(queue.oldest(core.hosted) for queue in (core.input, core.output, core.either))
+        runnable = [k for k in core.hosted if core.backlog(k) and not _only_lengthens_a_queue(core, k)]
         require(core.computing > 0 or not runnable, f"{step.node} idles while holding runnable work")
 
     def _keep_payloads(self, step: Step) -> None:
@@ -96,6 +97,11 @@ class Watch:
             found = {name: self.events[name] for name in again if self.events[name]}
             require(not found, f"done again though nothing went wrong: {found}")
             require(set(self.computed.values()) <= {1}, "a task was computed twice")
+
+
+def _only_lengthens_a_queue(core: WorkerCore, k: int) -> bool:
+    """What segment k makes cannot be computed here, and waits for a link already: a policy may let k wait as well."""
+    return k + 1 not in core.hosted and k < core.exits and core.backlog(k + 1) > 0
 
 
 def require(holds: bool, otherwise: str) -> None:

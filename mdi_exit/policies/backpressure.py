@@ -8,13 +8,16 @@ free link n -> m takes the segment with the largest Q[n][k] - Q[m][k] - theta pe
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from mdi_exit.core.types import Arrival, Side, Task
+from mdi_exit.core.types import Arrival, OnAir, Side, Task
 from mdi_exit.core.views import NeighbourT, NeighbourView, WorkerView
 
+# Hand-overs of one worker on one radio channel: enough to keep it busy; more would only wait for each other, and take
+# turns with what is worth more.
+_ON_AIR_MAX = 4
 _SHORTEST_S = 1e-4  # a hand-over that was never measured, or took next to no time, counts as long as this
 
 
@@ -41,26 +44,15 @@ class BackPressure:
         return Side.EITHER
 
     def next_to_run(self, view: WorkerView) -> int | None:
-        runnable = _runnable(view)
-        if not runnable or self.service == "deepest":
-            return runnable[-1] if runnable else None
-        return max(runnable, key=lambda k: (_served(view, k, view.backlog(k), _behind(view, k)), k))
+        if self.service == "deepest":
+            return max(_runnable(view), default=None)
+        return _most_relieving(view, lambda k: float(view.backlog(k)), 0.0)
 
     def next_to_send(self, view: WorkerView, neighbour: NeighbourView, rng: random.Random) -> int | None:
-        best, best_weight = None, 0.0
-        for k in neighbour.accepts:
-            here = view.output.count(k) + view.either.count(k)
-            if not here:
-                continue
-            theta = self.theta if k in view.hosted else 0.0  # what cannot be computed here has no reason to stay
-            gained = view.backlog(k) - neighbour.backlog(k) - theta
-            weight = gained / max(neighbour.segment_delay_s(k), _SHORTEST_S)
-            if weight > best_weight:
-                best, best_weight = k, weight
-        return best
+        return _worth_sending(view, neighbour, self.theta)[1]
 
-    def order(self, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
-        return _by_turns(free, rng)
+    def order(self, view: WorkerView, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
+        return _by_turns(free)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +62,9 @@ class DualBackPressure:
 
     Prices tell where tasks are worth having long before queues do, so queues, and with them delays, stay short; the
     queues correct prices that are off. An idle worker runs the segment with the largest
-    (H[n][k] - c[k] H[n][k+1] + kappa k) / Gamma[n][k]; a free link takes the one with the largest
-    (H[n][k] - H[m][k] - theta - price_scale nu D) / D, if above 0; D in nu D is the time on the radio channel, the other
-    one the measured time until the acknowledgement. Before the first prices H is Q.
+    (H[n][k] - c[k] H[n][k+1] + kappa k) / Gamma[n][k], or none where that would only lengthen a queue for links; a free
+    link takes the one with the largest (H[n][k] - H[m][k] - theta - price_scale nu D) / D, if above 0. On a radio
+    channel that limits the rate, D is the time on the air; elsewhere nu is 0. Before the first prices H is Q.
     """
 
     uses_prices: ClassVar[bool] = True
@@ -90,34 +82,47 @@ class DualBackPressure:
         return Side.EITHER
 
     def next_to_run(self, view: WorkerView) -> int | None:
-        best, best_weight = None, 0.0
-        for k in _runnable(view):
-            following = self._height(view, k + 1) if k < view.exits else 0.0
-            weight = _served(view, k, self._height(view, k) + self.kappa * k, following)
-            if best is None or weight > best_weight:
-                best, best_weight = k, weight
-        return best
+        def height(k: int) -> float:
+            return view.backlog(k) + self.price_scale * view.price(view.name, k)
+
+        return _most_relieving(view, height, self.kappa)
 
     def next_to_send(self, view: WorkerView, neighbour: NeighbourView, rng: random.Random) -> int | None:
-        best, best_weight = None, 0.0
-        for k in neighbour.accepts:
-            if not (view.output.count(k) or view.either.count(k)):
-                continue
-            delay_s = max(neighbour.segment_delay_s(k), _SHORTEST_S)
-            crossing = view.channel_price(neighbour.name, k)
-            cheaper = self.price_scale * (view.price(view.name, k) - view.price(neighbour.name, k) - crossing)
-            # What cannot be computed here has no reason to stay, and a channel's price keeps tasks from going to and fro.
-            theta = self.theta if k in view.hosted and not crossing else 0.0
-            weight = (view.backlog(k) - neighbour.backlog(k) - theta + cheaper) / delay_s
-            if weight > best_weight:
-                best, best_weight = k, weight
-        return best
+        way = view.on_air(neighbour.name)
+        if way and view.sending_on(way.channel) >= _ON_AIR_MAX:
+            return None
+        return _worth_sending(view, neighbour, self.theta, self.price_scale, way)[1]
 
-    def order(self, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
-        return _by_turns(free, rng)
+    def order(self, view: WorkerView, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
+        """On a radio channel the best use of the air comes first."""
+        if not any(view.on_air(neighbour.name) for neighbour in free):
+            return _by_turns(free)
 
-    def _height(self, view: WorkerView, k: int) -> float:
-        return view.backlog(k) + self.price_scale * view.price(view.name, k)
+        def worth(neighbour: NeighbourT) -> float:
+            return _worth_sending(view, neighbour, self.theta, self.price_scale, view.on_air(neighbour.name))[0]
+
+        return sorted(free, key=worth, reverse=True)
+
+
+def _worth_sending(
+    view: WorkerView, neighbour: NeighbourView, theta: float, price_scale: float = 0.0, way: OnAir | None = None
+) -> tuple[float, int | None]:
+    """The largest weight of the segments that wait for this link, and the segment; 0 and None where none is above 0."""
+    best, best_weight = None, 0.0
+    for k in neighbour.accepts:
+        if not (view.output.count(k) or view.either.count(k)):
+            continue
+        weight = float(view.backlog(k) - neighbour.backlog(k))
+        if k in view.hosted:  # what cannot be computed here has no reason to stay
+            weight -= theta
+        if price_scale:
+            weight += price_scale * (view.price(view.name, k) - view.price(neighbour.name, k))
+            if way:
+                weight -= price_scale * way.nu * way.air_s[k - 1]
+        weight /= max(way.air_s[k - 1] if way else neighbour.segment_delay_s(k), _SHORTEST_S)
+        if weight > best_weight:
+            best, best_weight = k, weight
+    return best_weight, best
 
 
 def _runnable(view: WorkerView) -> list[int]:
@@ -125,15 +130,23 @@ def _runnable(view: WorkerView) -> list[int]:
     return [k for k in view.hosted if view.input.count(k) or view.either.count(k)]
 
 
-def _behind(view: WorkerView, k: int) -> float:
-    return float(view.backlog(k + 1)) if k < view.exits else 0.0
+def _most_relieving(view: WorkerView, height: Callable[[int], float], kappa: float) -> int | None:
+    """The runnable segment with the largest (H[n][k] - c[k] H[n][k+1] + kappa k) / Gamma[n][k].
+
+    None where each would do more harm than good: what it makes cannot be computed here, and waits for links already.
+    """
+    best, best_weight = None, 0.0
+    for k in _runnable(view):
+        following = height(k + 1) if k < view.exits else 0.0
+        relief = height(k) - view.continuation(k) * following + kappa * k
+        if relief < 0 and k + 1 not in view.hosted and view.backlog(k + 1):
+            continue
+        weight = relief / max(view.segment_delay_s(k), _SHORTEST_S)
+        if best is None or weight > best_weight:
+            best, best_weight = k, weight
+    return best
 
 
-def _served(view: WorkerView, k: int, here: float, following: float) -> float:
-    """What running segment k relieves, per second of it."""
-    return (here - view.continuation(k) * following) / max(view.segment_delay_s(k), _SHORTEST_S)
-
-
-def _by_turns(free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
+def _by_turns(free: Sequence[NeighbourT]) -> list[NeighbourT]:
     """Whoever has least is asked first; equals in the order they are listed."""
     return sorted(free, key=lambda neighbour: neighbour.input_queue)

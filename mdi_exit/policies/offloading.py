@@ -84,7 +84,7 @@ class MdiExitOffloading:
         there_s = neighbour.transfer_delay_s + (there + self.count_itself) * neighbour.compute_delay_s
         return k if here_s >= there_s or rng.random() * there_s < here_s else None
 
-    def order(self, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
+    def order(self, view: WorkerView, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
         return _shuffled(free, rng) if self.neighbours == "random" else list(free)
 
 
@@ -104,7 +104,7 @@ class NeverOffload:
     def next_to_send(self, view: WorkerView, neighbour: NeighbourView, rng: random.Random) -> int | None:
         return view.output.oldest(neighbour.accepts)
 
-    def order(self, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
+    def order(self, view: WorkerView, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
         return list(free)
 
 
@@ -130,7 +130,7 @@ class RandomNeighbour:
     def next_to_send(self, view: WorkerView, neighbour: NeighbourView, rng: random.Random) -> int | None:
         return view.output.oldest(neighbour.accepts)
 
-    def order(self, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
+    def order(self, view: WorkerView, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
         return _shuffled(free, rng)
 
 
@@ -159,7 +159,7 @@ class LeastExpectedDelay:
         best_s = min(self._there_s(other) for other in view.neighbours_toward(k))
         return k if self._there_s(neighbour) <= best_s < self._here_s(view) else None
 
-    def order(self, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
+    def order(self, view: WorkerView, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
         return list(free)
 
     def _here_s(self, view: WorkerView) -> float:

@@ -79,8 +79,8 @@ def _check_prices(prices: ty.Prices, exits: int) -> None:
     _require(0 <= prices.version <= _INT_MAX, "the prices' version is out of range")
     _require(len(prices.pi) == len(prices.workers), "prices for another number of workers")
     _require(all(len(row) == exits for row in prices.pi), "prices for another number of segments")
-    _require(all(len(row) == exits for *_, row in prices.channels), "prices for another number of segments")
-    numbers = [*(pi for row in prices.pi for pi in row), *(nu for *_, row in prices.channels for nu in row)]
+    _require(all(len(way.air_s) == exits for way in prices.channels), "prices for another number of segments")
+    numbers = [*(pi for row in prices.pi for pi in row), *(x for way in prices.channels for x in (way.nu, *way.air_s))]
     _require(all(map(math.isfinite, numbers)), "a price is not a number")
 
 
