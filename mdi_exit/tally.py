@@ -6,19 +6,21 @@ told by the driver, with `observe` after every step, which makes their time-weig
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import Outcome
-from mdi_exit.journal import Step
+from mdi_exit.journal import CoreName, Step
 from mdi_exit.samples import Latencies, Timeline
 
 _TRANSFERS_MAX = 4_096  # hand-overs whose end is awaited; one to a neighbour that left never ends
 _REASONS_MAX = 50  # different reasons kept per outcome; further ones are counted together
 _OTHER_REASONS = "other reasons"
+_ENDS = (ev.TasksDelivered, ev.TasksRefused, ev.TasksUndelivered)
+_LabelOf = Callable[[int], int]  # gives the true label of a datum
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,11 @@ class NodeSnapshot:
     source: SourceSnapshot | None
 
 
+def _add(to: Any, other: Any, sums: tuple[str, ...]) -> None:
+    for name in sums:
+        setattr(to, name, getattr(to, name) + getattr(other, name))
+
+
 @dataclass(slots=True)
 class LinkTally:
     """What a node handed to one neighbour."""
@@ -64,11 +71,7 @@ class LinkTally:
     undelivered: int = 0  # tasks without an acknowledgement
 
     def merge(self, other: LinkTally) -> None:
-        self.tasks += other.tasks
-        self.bytes += other.bytes
-        self.busy_s += other.busy_s
-        self.refused += other.refused
-        self.undelivered += other.undelivered
+        _add(self, other, ("tasks", "bytes", "busy_s", "refused", "undelivered"))
 
 
 @dataclass(slots=True)
@@ -85,15 +88,10 @@ class WorkerTally:
     output_task_s: float = 0.0  # integral of O_n
 
     def merge(self, other: WorkerTally) -> None:
+        _add(self, other, ("failed", "busy_s", "received", "observed_s", "input_task_s", "output_task_s"))
         self.segments = [a + b for a, b in zip(self.segments, other.segments, strict=True)]
-        self.failed += other.failed
-        self.busy_s += other.busy_s
-        self.received += other.received
         for name, link in other.links.items():
             self.links.setdefault(name, LinkTally()).merge(link)
-        self.observed_s += other.observed_s
-        self.input_task_s += other.input_task_s
-        self.output_task_s += other.output_task_s
 
     @property
     def processed(self) -> int:
@@ -137,32 +135,32 @@ class SourceTally:
     def correct(self) -> int:
         return sum(self.exit_correct)
 
-    def add(self, step: Step, label_of: Callable[[int], int] | None) -> None:
+    def take(self, now: float, event: ev.Event, effects: Sequence[fx.Effect], label_of: _LabelOf | None) -> None:
         """Take in one step of the controller."""
         if self.finished_s is None:
-            self.last_s = step.now
-        if isinstance(step.event, ev.AdmissionOpened):
-            self.opened_s = step.now
-        elif isinstance(step.event, ev.AdmissionClosed):
-            self._close_admission(step.now)
+            self.last_s = now
+        if isinstance(event, ev.AdmissionOpened):
+            self.opened_s = now
+        elif isinstance(event, ev.AdmissionClosed):
+            self._close_admission(now)
         scheduled = False
-        for effect in step.effects:
+        for effect in effects:
             if isinstance(effect, fx.Complete):
-                self._complete(step.now, effect, label_of)
+                self._complete(now, effect, label_of)
             elif isinstance(effect, fx.Admit):
                 self.offered += effect.attempt == 0
                 self.admitted += effect.attempt == 0
                 self.resubmitted += effect.attempt > 0
             elif isinstance(effect, fx.RecordControl):
-                self._record(step.now, effect)
+                self._record(now, effect)
             elif isinstance(effect, fx.CountDuplicate):
                 self.duplicates += 1
             elif isinstance(effect, fx.SetTimer):
                 scheduled |= effect.name == "arrival"
             elif isinstance(effect, fx.Finish):
-                self.finished_s = step.now
-        if step.event == ev.TimerFired("arrival") and not scheduled:
-            self._close_admission(step.now)  # the controller is out of data: it asks for no further arrival
+                self.finished_s = now
+        if isinstance(event, ev.TimerFired) and event.name == "arrival" and not scheduled:
+            self._close_admission(now)  # the controller is out of data: it asks for no further arrival
 
     def _record(self, now: float, control: fx.RecordControl) -> None:
         self.timeline.control(now - (self.opened_s or 0.0), control)
@@ -175,7 +173,7 @@ class SourceTally:
         if self.closed_s is None:
             self.closed_s = now
 
-    def _complete(self, now: float, done: fx.Complete, label_of: Callable[[int], int] | None) -> None:
+    def _complete(self, now: float, done: fx.Complete, label_of: _LabelOf | None) -> None:
         self.outcomes[done.outcome.value] += 1
         if done.outcome is not Outcome.COMPLETED:
             self.offered += done.outcome is Outcome.SHED
@@ -209,8 +207,8 @@ class SourceTally:
 class NodeTally:
     """One life (epoch) of one node; `merge` adds further lives. It can be pickled and sent, after `close`."""
 
-    def __init__(self, node: str, exits: int, label_of: Callable[[int], int] | None = None, epoch: int = 0) -> None:
-        """`label_of` gives the true label of a datum, at the source; it stays here when the tally is sent."""
+    def __init__(self, node: str, exits: int, label_of: _LabelOf | None = None, epoch: int = 0) -> None:
+        """`label_of` is for the source; it stays here when the tally is sent."""
         self.node, self.epoch = node, epoch
         self.worker = WorkerTally([0] * exits)
         self.source: SourceTally | None = None
@@ -223,35 +221,32 @@ class NodeTally:
 
     def add(self, step: Step) -> None:
         """Take in one step of either core of this node."""
-        if step.core == "controller":
+        self.take(step.now, step.core, step.event, step.effects)
+
+    def take(self, now: float, core: CoreName, event: ev.Event, effects: Sequence[fx.Effect]) -> None:
+        """The same of a step in its parts."""
+        if core == "controller":
             if self.source is None:
                 self.source = SourceTally([0] * self._exits, [0] * self._exits, self._label_of is not None)
-            self.source.add(step, self._label_of)
-            if isinstance(step.event, ev.AdmissionOpened):
-                self.begin(step.now)
+            self.source.take(now, event, effects, self._label_of)
+            if isinstance(event, ev.AdmissionOpened):
+                self.begin(now)
             return
-        event, tally = step.event, self.worker
+        tally = self.worker
         if isinstance(event, ev.SegmentDone):
             tally.segments[event.k - 1] += len(event.tasks)
             tally.busy_s += event.duration_s
-        elif isinstance(event, ev.TasksDelivered):
-            tasks, size_bytes, link = self._end(event.neighbour, event.transfer_id)
-            link.tasks += tasks
-            link.bytes += size_bytes
-            link.busy_s += event.duration_s if tasks else 0.0
-        elif isinstance(event, ev.TasksRefused):
-            tasks, _, link = self._end(event.neighbour, event.transfer_id)
-            link.refused += tasks
-        elif isinstance(event, ev.TasksUndelivered):
-            tasks, _, link = self._end(event.neighbour, event.transfer_id)
-            link.undelivered += tasks
+        elif isinstance(event, ev.TasksArrived):
+            for effect in effects:
+                if isinstance(effect, fx.Acknowledge) and effect.accepted:
+                    tally.received += len(event.tasks)
+        elif isinstance(event, _ENDS):
+            self._end(event)
         elif isinstance(event, ev.SegmentFailed):
             tally.failed += len(event.tasks)
-        for effect in step.effects:
+        for effect in effects:
             if isinstance(effect, fx.SendTasks):
                 self._start(effect)
-            elif isinstance(effect, fx.Acknowledge) and effect.accepted and isinstance(event, ev.TasksArrived):
-                tally.received += len(event.tasks)
 
     def _start(self, sent: fx.SendTasks) -> None:
         size_bytes = sum(task.payload_bytes for task in sent.tasks)
@@ -259,10 +254,17 @@ class NodeTally:
         if len(self._under_way) > _TRANSFERS_MAX:
             del self._under_way[next(iter(self._under_way))]
 
-    def _end(self, neighbour: str, transfer_id: int) -> tuple[int, int, LinkTally]:
-        """Tasks and bytes of a hand-over that ended, zeros when it is not known, and where to count them."""
-        link = self.worker.links.setdefault(neighbour, LinkTally())
-        return (*self._under_way.pop((neighbour, transfer_id), (0, 0)), link)
+    def _end(self, event: ev.TasksDelivered | ev.TasksRefused | ev.TasksUndelivered) -> None:
+        tasks, size_bytes = self._under_way.pop((event.neighbour, event.transfer_id), (0, 0))
+        link = self.worker.links.setdefault(event.neighbour, LinkTally())
+        if isinstance(event, ev.TasksDelivered):
+            link.tasks += tasks
+            link.bytes += size_bytes
+            link.busy_s += event.duration_s if tasks else 0.0
+        elif isinstance(event, ev.TasksRefused):
+            link.refused += tasks
+        else:
+            link.undelivered += tasks
 
     def begin(self, now: float) -> None:
         """Admission opens: leave out the time before. To be called except at the source, whose tally sees it itself."""
@@ -271,6 +273,8 @@ class NodeTally:
 
     def observe(self, now: float, input_queue: int, output_queue: int) -> None:
         """Note I_n and O_n as they are from `now` on; to be called after every step of the worker's core."""
+        if (known := self._observed) is not None and known[1] == input_queue and known[2] == output_queue:
+            return  # most steps change neither
         self.close(now)
         self._observed = (now, input_queue, output_queue)
 

@@ -17,7 +17,7 @@ from mdi_exit.core.types import ExitReading, Limits, Result, Task
 from mdi_exit.policies.admission import RateAdaptation, ThresholdAdaptation
 from mdi_exit.policies.arrivals import ConstantArrivals
 from mdi_exit.policies.offloading import LeastExpectedDelay, MdiExitOffloading, NeverOffload
-from mdi_exit.simulation.world import World
+from mdi_exit.simulation.world import CONTROLLER, World
 
 from .worlds import fresh_worker, mesh_routes, mesh_world
 
@@ -31,7 +31,10 @@ def render(now: float, node: str, event: ev.Event, effects: list[fx.Effect]) -> 
     told = [effect for effect in effects if not isinstance(effect, _QUIET_EFFECTS)]
     if not told and isinstance(event, (*_QUIET_EVENTS, ev.TimerFired)):
         return []
-    return [f"{now * 1000:7.1f} ms {node:<10} {_say(event)}", *(f"{'':22}-> {_say(effect)}" for effect in told)]
+    return [
+        f"{now * 1000:7.1f} ms {node.strip('()'):<10} {_say(event)}",
+        *(f"{'':22}-> {_say(effect)}" for effect in told),
+    ]
 
 
 def _say(thing: ev.Event | fx.Effect) -> str:
@@ -67,13 +70,13 @@ def crash_and_return(world: Callable[..., World]) -> None:
     made = world(2, data_max=3, admission=pace, offloading=MdiExitOffloading(), limits=limits, compute_s=0.03)
     made.run(0.018)
     made.crash("b")
-    made.schedule(0.010, "controller", ev.WorkerLost("b"))
+    made.schedule(0.010, CONTROLLER, ev.WorkerLost("b"))
     made.schedule(0.010, "a", ev.RoutesChanged(mesh_routes(["a"], 1)["a"]))
     made.run(0.060)
     made.restart("b", fresh_worker("b", 0, MdiExitOffloading(), limits, epoch=made.epochs["b"]))
     for name, routes in mesh_routes(["a", "b"], 2).items():
         made.schedule(0.0, name, ev.RoutesChanged(routes))
-    made.schedule(0.0, "controller", ev.WorkerJoined("b"))
+    made.schedule(0.0, CONTROLLER, ev.WorkerJoined("b"))
     made.run(2.0)
 
 

@@ -350,6 +350,12 @@ def test_without_a_worker_the_others_go_on() -> None:
     assert report["lost"] == 0 and report["steady"]["throughput_per_s"] < 0.8 * with_all
 
 
+def test_a_worker_may_be_called_controller(typed: Typed) -> None:
+    (typed.folder / "graph.yaml").write_text("source: a\nworkers: [a, controller]\nlinks: [[a, controller]]\n")
+    assert typed("find-rate", "--set", "topology=graph.yaml", "--set", "duration_s=2", "--out", "results").status == 0
+    assert read_report(typed.folder / "results")["workers"]["controller"]["processed"] > 0
+
+
 def test_faults_are_those_of_the_seed() -> None:
     faults = Faults(0.05, 0.05, 0.01)
     first, again = (simulated("find-rate", duration_s=2, faults=faults, **BUSY)[2] for _ in range(2))

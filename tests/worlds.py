@@ -15,7 +15,7 @@ from mdi_exit.policies.admission import RateAdaptation
 from mdi_exit.policies.exit import ThresholdExit
 from mdi_exit.policies.offloading import MdiExitOffloading
 from mdi_exit.shaping import OwnMedium, Shape, Shaper
-from mdi_exit.simulation.world import Network, World
+from mdi_exit.simulation.world import CONTROLLER, Network, World
 
 EXITS = 3
 SURE, UNSURE = ExitReading(0.95, 7, 0.1), ExitReading(0.30, 7, 2.0)
@@ -132,7 +132,7 @@ def mesh_world(
     )
     for name, routes in mesh_routes(names).items():
         world.schedule(0.0, name, ev.RoutesChanged(routes))
-    world.schedule(0.0, "controller", ev.AdmissionOpened())
+    world.schedule(0.0, CONTROLLER, ev.AdmissionOpened())
     return world
 
 

@@ -16,10 +16,10 @@ from mdi_exit.core import events as ev
 from mdi_exit.core.types import ExitReading
 from mdi_exit.devices import drawn_s
 from mdi_exit.errors import UserError
-from mdi_exit.journal import Step
+from mdi_exit.journal import CoreName, Step
 from mdi_exit.models.card import Card
 from mdi_exit.report import WorkerFacts
-from mdi_exit.simulation.world import NO_FAULTS, Faults, Network, World, shapers
+from mdi_exit.simulation.world import CONTROLLER, NO_FAULTS, Faults, Network, World, shapers
 from mdi_exit.tally import NodeTally
 from mdi_exit.trace import ExitTrace
 
@@ -100,6 +100,7 @@ class Simulation:
             )
         self.experiment, self.card, self.trace = experiment, card, trace
         self.tallies: dict[tuple[str, int], NodeTally] = {}  # by life
+        self._current: dict[str, NodeTally] = {}  # of the last life
         self.notes: list[str] = []
         self._observe, self._version, self._planned = observe, 0, 0
         self._times = _Times(experiment, card, measured_s)
@@ -121,9 +122,9 @@ class Simulation:
         for change in churn:
             self._plan(change)
         self._tell_routes(names)
-        self.world.schedule(0.0, "controller", ev.AdmissionOpened())
-        self.world.schedule(experiment.duration_s, "controller", ev.AdmissionClosed())
-        self.world.schedule(experiment.duration_s + experiment.drain_s, "controller", ev.DrainExpired())
+        self.world.schedule(0.0, CONTROLLER, ev.AdmissionOpened())
+        self.world.schedule(experiment.duration_s, CONTROLLER, ev.AdmissionClosed())
+        self.world.schedule(experiment.duration_s + experiment.drain_s, CONTROLLER, ev.DrainExpired())
 
     def advance(self, until_s: float, beyond_finish: bool = False) -> None:
         """Let happen what happens up to `until_s`, or until every datum has its outcome unless `beyond_finish`."""
@@ -141,9 +142,8 @@ class Simulation:
     def record(self) -> SimulationRecord:
         """What is known of it so far."""
         world = self.world
-        for (name, epoch), tally in self.tallies.items():
-            if epoch == world.epochs[name]:
-                tally.close(world.now)
+        for name in world.workers:
+            self._current[name].close(world.now)
         facts = {
             name: WorkerFacts(bytes_sent=world.bytes_sent[name], restarts=world.epochs[name])
             for name in self.experiment.topology.workers
@@ -172,17 +172,16 @@ class Simulation:
         return reading
 
     def _see(self, now: float, node: str, event: ev.Event, effects: list[Any]) -> None:
-        is_worker = node != "controller"
-        name = node if is_worker else self.world.source
-        epoch = self.world.epochs[name]
-        step = Step(now, name, epoch, "worker" if is_worker else "controller", event, tuple(effects))
-        tally = self.tallies[name, epoch]
-        tally.add(step)
-        if is_worker:
-            core = self.world.workers[name]
-            tally.observe(now, len(core.input) + len(core.either), len(core.output))
+        core: CoreName = "controller"
+        if node == CONTROLLER:
+            node = self.world.source
+            self._current[node].take(now, core, event, effects)
+        else:
+            core, tally, worker = "worker", self._current[node], self.world.workers[node]
+            tally.take(now, core, event, effects)
+            tally.observe(now, len(worker.input) + len(worker.either), len(worker.output))
         if self._observe:
-            self._observe(step)
+            self._observe(Step(now, node, self.world.epochs[node], core, event, tuple(effects)))
 
     # ---- who comes and goes
 
@@ -190,7 +189,7 @@ class Simulation:
         """A life begins."""
         epoch = self.world.epochs[name]
         label_of = self.label if name == self.world.source else None
-        self.tallies[name, epoch] = NodeTally(name, self.experiment.exits, label_of, epoch)
+        self.tallies[name, epoch] = self._current[name] = NodeTally(name, self.experiment.exits, label_of, epoch)
         self._times.begin(name, epoch)
         self._alive[name] = None
 
@@ -215,7 +214,7 @@ class Simulation:
         name = change.worker
         if name not in self.world.workers:
             raise SimulationError(f"{change}: it is down already")
-        self.tallies[name, self.world.epochs[name]].close(self.world.now)
+        self._current[name].close(self.world.now)
         self.world.crash(name)
         epoch = self.world.epochs[name]
         self.notes.append(f"{name} was lost {change.at_s:.2f} s into the run")
@@ -229,7 +228,7 @@ class Simulation:
         del self._alive[name]
         self._version += 1
         self._tell_routes(list(self._alive))
-        self.world.schedule(0.0, "controller", ev.WorkerLost(name))
+        self.world.schedule(0.0, CONTROLLER, ev.WorkerLost(name))
 
     def _restart(self, change: Churn) -> None:
         """A next life: it learns of the others before they do of it, so that it lets them in."""
@@ -243,7 +242,7 @@ class Simulation:
         self._begin(name)
         self._version += 1
         self._tell_routes([name, *(other for other in self._alive if other != name)])
-        self.world.schedule(0.0, "controller", ev.WorkerJoined(name))
+        self.world.schedule(0.0, CONTROLLER, ev.WorkerJoined(name))
         self.notes.append(f"{name} was back {change.at_s:.2f} s into the run")
 
 

@@ -11,7 +11,7 @@ import heapq
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final
 
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
@@ -21,6 +21,8 @@ from mdi_exit.core.worker import WorkerCore
 from mdi_exit.shaping import OwnMedium, Shaper
 from mdi_exit.simulation.frames import FrameSizes
 from mdi_exit.topology import Topology
+
+CONTROLLER: Final = "(controller)"  # the node that it is; no worker may be called so
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class World:
         rng: random.Random,
         observe: Callable[[float, str, ev.Event, list[Any]], None] = _see_nothing,
     ) -> None:
-        """`observe` sees every step: (now, worker or "controller", event, effects), before the effects are done.
+        """`observe` sees every step: (now, worker or CONTROLLER, event, effects), before the effects are done.
 
         `rng` draws what `faults` do.
         """
@@ -98,15 +100,15 @@ class World:
         self.workers, self.source, self.controller = dict(workers), source, controller
         self.links = dict(links)
         self.faults = NO_FAULTS
-        self.epochs = dict.fromkeys(workers, 0)
+        self.epochs = dict.fromkeys([*workers, CONTROLLER], 0)
         self.bytes_sent = dict.fromkeys(workers, 0)  # headers and payloads
         self.handled = 0  # events
         self.finished = False
         self._network, self._rng, self._observe = network, rng, observe
         self._sizes = FrameSizes(max(workers, key=len))
-        self._heap: list[tuple[float, int, str, int, _Scheduled]] = []
+        self._heap: list[tuple[float, int, str, int, Any]] = []  # the last is a _Scheduled
         self._sequence = 0
-        self._timers: dict[tuple[str, str], int] = {}  # (node or "controller", name) -> sequence of the valid one
+        self._timers: dict[tuple[str, str], int] = {}  # (node, name) -> sequence of the valid one
         self._sent_s: dict[tuple[str, str, int], float] = {}  # hand-overs not yet acknowledged
         self._perform: dict[type, Callable[[str, Any], None]] = {
             fx.RunSegment: self._compute,
@@ -130,37 +132,31 @@ class World:
     # ---- running
 
     def schedule(self, delay_s: float, node: str, event: _Scheduled) -> int:
-        """Deliver `event` to a node (or "controller") after `delay_s`; return its sequence number."""
+        """Deliver `event` to a worker or CONTROLLER after `delay_s`; return its sequence number."""
         return self._at(self.now + delay_s, node, event)
 
     def _at(self, time_s: float, node: str, event: _Scheduled) -> int:
         self._sequence += 1
-        heapq.heappush(self._heap, (time_s, self._sequence, node, self.epochs.get(node, 0), event))
+        heapq.heappush(self._heap, (time_s, self._sequence, node, self.epochs[node], event))
         return self._sequence
 
     def run(self, until_s: float, stop_when_finished: bool = False) -> None:
         """Handle everything scheduled up to `until_s`, and stand there; or where the controller finished."""
-        heap, step = self._heap, self.step
+        heap, epochs, timers, pop = self._heap, self.epochs, self._timers, heapq.heappop
         while heap and heap[0][0] <= until_s and not (stop_when_finished and self.finished):
-            step()
+            self.now, sequence, node, epoch, event = pop(heap)
+            if epoch != epochs[node]:
+                continue
+            kind = type(event)
+            if kind is ev.TimerFired:
+                if timers[node, event.name] == sequence:
+                    self._handle(node, event)
+            elif kind is not _TransferTimedOut and kind is not _AcknowledgementArrived:
+                self._handle(node, event)
+            elif (translated := self._translate(node, event)) is not None:
+                self._handle(node, translated)
         if not (stop_when_finished and self.finished):
             self.now = max(self.now, until_s)
-
-    def step(self) -> None:
-        """Handle the next scheduled event."""
-        self.now, sequence, node, epoch, event = heapq.heappop(self._heap)
-        if epoch != self.epochs.get(node, 0):
-            return
-        kind = type(event)
-        if kind is ev.TimerFired:
-            if self._timers.get((node, cast(ev.TimerFired, event).name)) != sequence:
-                return
-        elif kind is _TransferTimedOut or kind is _AcknowledgementArrived:
-            translated = self._translate(node, event)
-            if translated is None:
-                return
-            event = translated
-        self._handle(node, cast(ev.Event, event))
 
     def crash(self, node: str) -> None:
         """Take a worker away with all it holds."""
@@ -172,14 +168,13 @@ class World:
         """Bring a worker back with a fresh core; it still needs its RoutesChanged."""
         self.workers[node] = core
 
-    def _handle(self, node: str, event: ev.Event) -> None:
-        effects: list[Any]
-        if node == "controller":
-            if isinstance(event, ev.TimerFired):
+    def _handle(self, node: str, event: Any) -> None:
+        if (core := self.workers.get(node)) is not None:
+            effects: list[Any] = core.handle(event, self.now)
+        elif node == CONTROLLER:
+            if type(event) is ev.TimerFired:
                 self._handle(node, self.workers[self.source].observe())
-            effects = self.controller.handle(cast(ev.ControllerEvent, event), self.now)
-        elif (core := self.workers.get(node)) is not None:
-            effects = core.handle(cast(ev.WorkerEvent, event), self.now)
+            effects = self.controller.handle(event, self.now)
         else:
             return
         self.handled += 1
@@ -188,8 +183,8 @@ class World:
         for effect in effects:
             if (do := perform.get(type(effect))) is not None:
                 do(node, effect)
-        if node == self.source and self.controller.watches(source := self.workers[node]):
-            self._handle("controller", source.observe())
+        if node == self.source and self.controller.watches(self.workers[node]):
+            self._handle(CONTROLLER, self.workers[node].observe())
 
     # ---- effects
 
@@ -229,10 +224,10 @@ class World:
         self._transmit(node, effect.to, self._sizes.rare(effect), ev.MeasurementsArrived(effect.measurements))
 
     def _deliver_measurements(self, node: str, effect: fx.DeliverMeasurements) -> None:
-        self._at(self.now, "controller", ev.MeasurementsArrived(effect.measurements))
+        self._at(self.now, CONTROLLER, ev.MeasurementsArrived(effect.measurements))
 
     def _solve_prices(self, node: str, effect: fx.SolvePrices) -> None:
-        self._at(self.now, "controller", ev.PricesSolved(self._network.prices(effect)))
+        self._at(self.now, CONTROLLER, ev.PricesSolved(self._network.prices(effect)))
 
     def _set_prices(self, node: str, effect: fx.SetPrices) -> None:
         self._at(self.now, self.source, ev.PricesReceived(effect.prices, None))
@@ -242,7 +237,7 @@ class World:
         self._timers[node, effect.name] = fired
 
     def _deliver_results(self, node: str, effect: fx.DeliverResults) -> None:
-        self._at(self.now, "controller", ev.ResultsArrived(effect.results))
+        self._at(self.now, CONTROLLER, ev.ResultsArrived(effect.results))
 
     def _admit(self, node: str, effect: fx.Admit) -> None:
         task = Task(effect.data_id, effect.attempt, 1, self._network.payload_bytes[0])
