@@ -71,7 +71,7 @@ class DualBackPressure:
     retry_s: ClassVar[float] = 0.0
 
     theta: float = 1.0
-    kappa: float = 2.0
+    kappa: float = 6.0  # the larger, the sooner data end; too large, and slices of late or early segments starve
     price_scale: float = 30.0  # tasks that a price of 1 counts for; 10 to 100 differ little
 
     def __post_init__(self) -> None:

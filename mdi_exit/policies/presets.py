@@ -13,7 +13,10 @@ Settings = Mapping[str, Any]
 _LISTED: Final = {"rule": "mdi_exit", "output_limit": 50, "first_task": "input", "received_task": "input"}
 _REPAIRED: Final = {"rule": "mdi_exit", "output_limit": 5, "first_task": "split", "received_task": "split"}
 
-PAPER_RATE: Final[Settings] = {"offloading": _LISTED, "admission": "rate_adaptation"}
+PAPER_RATE: Final[Settings] = {
+    "offloading": _LISTED,
+    "admission": {"rule": "rate_adaptation", "first_interarrival_s": 0.02},  # ours: where it starts is not known
+}
 PAPER_THRESHOLD: Final[Settings] = {"offloading": _LISTED, "admission": "threshold_adaptation"}
 # Repaired: any task may move, at any time; the source looks at all data in flight, more often, with lower limits.
 REPAIRED_RATE: Final[Settings] = {
