@@ -141,8 +141,7 @@ class SourceTally:
             self.last_s = now
         if isinstance(event, ev.AdmissionOpened):
             self.opened_s = now
-        elif isinstance(event, ev.AdmissionClosed):
-            self._close_admission(now)
+        ends = isinstance(event, ev.AdmissionClosed)
         scheduled = False
         for effect in effects:
             if isinstance(effect, fx.Complete):
@@ -159,8 +158,9 @@ class SourceTally:
                 scheduled |= effect.name == "arrival"
             elif isinstance(effect, fx.Finish):
                 self.finished_s = now
-        if isinstance(event, ev.TimerFired) and event.name == "arrival" and not scheduled:
-            self._close_admission(now)  # the controller is out of data: it asks for no further arrival
+        # Out of data, the controller asks for no further arrival.
+        ends = ends or (isinstance(event, ev.TimerFired) and event.name == "arrival" and not scheduled)
+        self.closed_s = now if ends and self.closed_s is None else self.closed_s
 
     def _record(self, now: float, control: fx.RecordControl) -> None:
         self.timeline.control(now - (self.opened_s or 0.0), control)
@@ -168,10 +168,6 @@ class SourceTally:
         self.controls += 1
         self.interarrival_sum_s += control.interarrival_s
         self.threshold_sum += control.threshold
-
-    def _close_admission(self, now: float) -> None:
-        if self.closed_s is None:
-            self.closed_s = now
 
     def _complete(self, now: float, done: fx.Complete, label_of: _LabelOf | None) -> None:
         self.outcomes[done.outcome.value] += 1
