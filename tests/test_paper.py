@@ -145,6 +145,7 @@ class Source:
 
     def __init__(self, queue: int, interarrival_s: float = 0.1, thresholds: tuple[float, ...] = (0.8, 0.6)) -> None:
         self.input_queue, self.output_queue, self.first_segment, self.in_flight = queue - queue // 2, queue // 2, 0, 0
+        self.memory: tuple[float, ...] = ()
         self.interarrival_s, self.thresholds = interarrival_s, thresholds
 
 

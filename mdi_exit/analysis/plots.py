@@ -164,7 +164,7 @@ def time_series(reports: Mapping[str, Report], folder: Path) -> list[Path]:
 def _rates(axes: Axes, report: Report) -> None:
     series = report["series"]
     times = series["time_s"]
-    offered = [None if gap_s is None else 1 / gap_s for gap_s in series["interarrival_s"]]
+    offered = [1 / gap_s if gap_s else None for gap_s in series["interarrival_s"]]
     axes.plot(times, _numbers(offered), color=ORANGE, label="offered (1/µ)")
     axes.plot(times, _mean(series["throughput_per_s"], times), color=BLUE, label="answered")
 

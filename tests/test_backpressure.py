@@ -1,0 +1,253 @@
+"""Back-pressure, with prices and without, and the rules of admission and exit that go with it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from mdi_exit.core import effects as fx
+from mdi_exit.core import events as ev
+from mdi_exit.core.types import ExitReading, Limits, OnAir, Prices, WorkerOptions
+from mdi_exit.policies.backpressure import BackPressure, DualBackPressure
+from mdi_exit.policies.control import FillQueue, PiControl
+from mdi_exit.policies.exit import DriftPlusPenalty
+
+from .worlds import SURE, UNSURE, admit, done, mesh_world, of, only, report, worker
+
+RNG = random.Random(0)
+
+
+@dataclass
+class Queue:
+    tasks: dict[int, int]
+
+    def __len__(self) -> int:
+        return sum(self.tasks.values())
+
+    def count(self, k: int) -> int:
+        return self.tasks.get(k, 0)
+
+
+@dataclass
+class Neighbour:
+    """A NeighbourView."""
+
+    name: str = "m"
+    accepts: tuple[int, ...] = (1, 2, 3)
+    tasks: dict[int, int] = field(default_factory=dict)
+    delay_s: float = 0.01
+
+    def backlog(self, k: int) -> int:
+        return self.tasks.get(k, 0)
+
+    def segment_delay_s(self, k: int) -> float:
+        return self.delay_s
+
+
+@dataclass
+class Worker:
+    """A WorkerView; K = 3."""
+
+    waiting: dict[int, int]
+    hosted: tuple[int, ...] = (1, 2, 3)
+    pi: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    air: OnAir | None = None
+    sending: int = 0
+    continuing: float = 0.5
+    name: str = "n"
+    exits: int = 3
+
+    def __post_init__(self) -> None:
+        self.input, self.output, self.either = Queue({}), Queue({}), Queue(self.waiting)
+
+    def backlog(self, k: int) -> int:
+        return self.waiting.get(k, 0)
+
+    def continuation(self, k: int) -> float:
+        return self.continuing
+
+    def segment_delay_s(self, k: int) -> float:
+        return 0.01
+
+    def price(self, name: str, k: int) -> float:
+        return self.pi.get(name, (0.0, 0.0, 0.0))[k - 1]
+
+    def on_air(self, neighbour: str) -> OnAir | None:
+        return self.air
+
+    def sending_on(self, channel: str) -> int:
+        return self.sending
+
+
+def runs(policy: Any, view: Worker) -> int | None:
+    answer: int | None = policy.next_to_run(view)
+    return answer
+
+
+def sends(policy: Any, view: Worker, neighbour: Neighbour) -> int | None:
+    answer: int | None = policy.next_to_send(view, neighbour, RNG)
+    return answer
+
+
+class TestBackPressure:
+    def test_a_link_takes_the_segment_with_the_largest_difference_per_second(self) -> None:
+        assert sends(BackPressure(), Worker({1: 5, 2: 9}), Neighbour(tasks={1: 0, 2: 6})) == 1
+        assert sends(BackPressure(), Worker({1: 5, 2: 9}), Neighbour(tasks={1: 0, 2: 2})) == 2
+
+    def test_nothing_is_sent_unless_the_queue_here_is_longer_by_more_than_theta(self) -> None:
+        assert sends(BackPressure(theta=1), Worker({1: 3}), Neighbour(tasks={1: 2})) is None
+        assert sends(BackPressure(theta=0.5), Worker({1: 3}), Neighbour(tasks={1: 2})) == 1
+
+    def test_a_last_task_that_cannot_be_computed_here_leaves(self) -> None:
+        assert sends(BackPressure(), Worker({3: 1}, hosted=(1, 2)), Neighbour()) == 3
+        assert sends(BackPressure(), Worker({3: 1}), Neighbour()) is None
+
+    def test_the_deepest_segment_runs_first_or_the_one_that_relieves_most(self) -> None:
+        assert runs(BackPressure(), Worker({1: 9, 2: 1})) == 2
+        assert runs(BackPressure(service="max_weight"), Worker({1: 9, 2: 1})) == 1
+
+    def test_a_worker_rests_rather_than_lengthen_a_queue_for_links(self) -> None:
+        policy = BackPressure(service="max_weight")
+        assert runs(policy, Worker({1: 3, 2: 9}, hosted=(1,))) is None
+        assert runs(policy, Worker({1: 3, 2: 5}, hosted=(1,))) == 1
+        assert runs(policy, Worker({1: 3}, hosted=(1,))) == 1
+
+    def test_a_nonsensical_option_is_refused(self) -> None:
+        for wrong in ({"theta": -1.0}, {"kappa": -1.0}, {"price_scale": -1.0}):
+            with pytest.raises(ValueError, match="must not be negative"):
+                DualBackPressure(**wrong)
+
+
+class TestPrices:
+    def test_tasks_go_where_they_cost_less_long_before_queues_say_so(self) -> None:
+        view = Worker({1: 1}, pi={"n": (1.0, 0, 0), "m": (0.5, 0, 0)})
+        assert sends(DualBackPressure(), view, Neighbour(tasks={1: 5})) == 1
+        assert sends(DualBackPressure(price_scale=0), view, Neighbour(tasks={1: 5})) is None
+        dearer = Worker({1: 20}, pi={"n": (0.2, 0, 0), "m": (1.0, 0, 0)})
+        assert sends(DualBackPressure(), dearer, Neighbour()) is None
+
+    def test_the_price_of_a_radio_channel_counts_and_so_does_the_airtime(self) -> None:
+        pi = {"n": (1.0, 1.0, 0), "m": (0.5, 0.5, 0)}
+        dear = OnAir("n", "m", "air", 10.0, (0.1, 0.04, 0.0))  # 1.0 and 0.4 of a datum
+        assert sends(DualBackPressure(), Worker({1: 9, 2: 3}, pi=pi, air=dear), Neighbour()) == 2
+        assert sends(DualBackPressure(), Worker({1: 9}, pi=pi, air=dear), Neighbour()) is None
+
+    def test_a_worker_does_not_crowd_a_channel(self) -> None:
+        air = OnAir("n", "m", "air", 0.0, (0.001,) * 3)
+        assert sends(DualBackPressure(), Worker({1: 9}, air=air, sending=3), Neighbour()) == 1
+        assert sends(DualBackPressure(), Worker({1: 9}, air=air, sending=4), Neighbour()) is None
+
+    def test_without_prices_the_queues_decide(self) -> None:
+        assert sends(DualBackPressure(), Worker({1: 3}), Neighbour()) == 1
+        assert runs(DualBackPressure(kappa=0), Worker({1: 9, 2: 1})) == 1
+
+    def test_workers_take_prices_over_and_pass_them_on_once(self) -> None:
+        core = worker("m", "q", offloading=DualBackPressure())
+        news = ev.PricesReceived(Prices(3, ("n", "m"), ((1, 0.5, 0.2), (0.9, 0.4, 0.1)), ()), "m")
+        assert [effect.to for effect in of(core.handle(news, 0.0), fx.SendPrices)] == ["q"]
+        assert core.price("m", 2) == 0.4 and core.price("n", 1) == 1
+        assert core.price("newcomer", 2) == core.price("n", 2), "neither cheap nor dear"
+        assert not of(core.handle(news, 0.0), fx.SendPrices)
+
+
+class TestFillQueue:
+    def test_it_keeps_so_many_tasks_waiting_at_the_source_and_admits_each_datum_once(self) -> None:
+        waiting: list[int] = []
+        world = mesh_world(1, admission=FillQueue(queue_target=5), offloading=BackPressure(), data_max=300)
+        world._observe = lambda now, node, *rest: waiting.append(world.workers["a"].backlog(1)) if node == "a" else None
+        world.run(8.0)
+        assert world.finished and world.controller.in_flight == 0
+        assert max(waiting) == 5
+
+    def test_no_more_than_in_flight_max_are_admitted(self) -> None:
+        limits = Limits(in_flight_max=7)
+        world = mesh_world(2, admission=FillQueue(queue_target=50), offloading=BackPressure(), limits=limits)
+        world.run(0.5)
+        assert world.controller.in_flight == 7
+
+    def test_a_target_that_cannot_be_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"queue_target must be within 1\.\.1000"):
+            FillQueue(queue_target=0)
+
+
+@dataclass
+class Source:
+    """A SourceView; 100 data per s."""
+
+    in_flight: int
+    memory: tuple[float, ...] = ()
+    thresholds: tuple[float, ...] = (0.8, 0.8)
+    interarrival_s: float = 0.01
+    input_queue: int = 0
+    output_queue: int = 0
+    first_segment: int = 0
+
+
+class TestPiControl:
+    def test_the_threshold_rises_while_fewer_data_are_in_flight_than_wanted_and_falls_otherwise(self) -> None:
+        policy = PiControl(target_latency_s=0.2)  # N* = 20
+        assert policy.adapt(Source(20)).thresholds == (0.8, 0.8)
+        up, down = policy.adapt(Source(10)), policy.adapt(Source(400))
+        assert up.thresholds[0] == pytest.approx(0.8 + 0.02 * 0.5 + 0.1 * 0.5) and up.memory == pytest.approx((0.81,))
+        assert down.thresholds[0] == pytest.approx(0.8 - 0.02 - 0.1), "the error is kept within -1..1"
+
+    def test_what_it_remembers_adds_up_within_its_bounds(self) -> None:
+        policy = PiControl(threshold_max=0.9, threshold_min=0.3)
+        memory: tuple[float, ...] = ()
+        for _ in range(100):
+            decision = policy.adapt(Source(0, memory))
+            memory = decision.memory
+        assert decision.thresholds == (0.9, 0.9) and memory == (0.9,)
+        for _ in range(100):
+            decision = policy.adapt(Source(1_000, memory))
+            memory = decision.memory
+        assert decision.thresholds == (0.3, 0.3)
+
+
+class TestDriftPlusPenalty:
+    @dataclass
+    class View:
+        waiting: int
+        exits: int = 3
+
+        def threshold(self, k: int) -> float:
+            return 0.9
+
+        def backlog(self, k: int) -> int:
+            assert k == 2, "the queue that going on lengthens is the next segment's"
+            return self.waiting
+
+    @pytest.mark.parametrize(("waiting", "leaves_above"), [(0, 0.9), (2, 0.9), (10, 0.75), (40, 0.0)])
+    def test_the_threshold_falls_with_the_queue_behind_it(self, waiting: int, leaves_above: float) -> None:
+        policy, view = DriftPlusPenalty(v=40), self.View(waiting)
+        assert not policy.leaves(1, ExitReading(leaves_above, 0, 0.0), view)
+        assert policy.leaves(1, ExitReading(leaves_above + 0.01, 0, 0.0), view)
+
+
+def test_a_worker_measures_segments_and_who_goes_on_and_tells_the_source() -> None:
+    core = worker("m", offloading=DualBackPressure(), is_source=False, toward_source=("m",))
+    run = only(admit(core, 0), fx.RunSegment)
+    run = only(done(core, run, UNSURE, duration_s=0.02), fx.RunSegment)
+    done(core, run, SURE, duration_s=0.03)
+    told = only(core.handle(ev.TimerFired("measure"), 1.0), fx.SendMeasurements)
+    measured = told.measurements[0]
+    assert told.to == "m" and measured.worker == "n" and measured.compute_s == (0.02, 0.03, 0.0)
+    assert measured.computed == (1, 1, 0) and measured.went_on == (1, 0, 0)
+    passed_on = core.handle(ev.MeasurementsArrived(told.measurements), 1.0)
+    assert passed_on == [told], "those of others travel on as results do"
+
+
+def test_what_a_task_takes_of_a_link_is_told_from_what_it_waited_for_others() -> None:
+    options = WorkerOptions(link_window=2)
+    core = worker("m", offloading=BackPressure(theta=0), options=options)
+    sent = of(admit(core, *range(4)), fx.SendTasks)
+    assert [effect.transfer_id for effect in sent] == [1, 2]
+    for transfer_id, now in ((1, 0.010), (2, 0.014)):
+        core.handle(ev.TasksDelivered("m", transfer_id, now, report("m", sequence=transfer_id)), now)
+    neighbour = core.neighbours_toward(1)[0]
+    first_s, second_s = 0.010 / 2, 0.004
+    assert neighbour.segment_delay_s(1) == pytest.approx(first_s + 0.1 * (second_s - first_s))
