@@ -97,9 +97,9 @@ def test_exported_segments_say_what_the_network_says(tmp_path: Path) -> None:
 
 def test_it_learns_from_the_command_line(tmp_path: Path) -> None:
     data = write_images(tmp_path / "data.zip", 80)
-    words = ("--model", "b_alexnet", "--data", data, "--image-size", "16", "--epochs", "8", "--batch-size", "9")
-    words = (*words, "--lr", "0.01", "--device", "cpu", "--threads", "1", "--ema-decay", "0")
-    assert invoke("train", *words, "--out", tmp_path / "net") == 0
+    words = ("--epochs", "8", "--batch-size", "9", "--lr", "0.01", "--ema-decay", "0", "--device", "cpu")
+    given = ("--model", "b_alexnet", "--data", data, "--image-size", "16", "--threads", "1")
+    assert invoke("train", *given, *words, "--out", tmp_path / "net") == 0
     network, card = checkpoint.load(tmp_path / "net" / "network")
     assert (network.exits, card.model.architecture, card.epochs) == (3, "b_alexnet", 8)
     assert card.validation is not None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,16 +28,21 @@ from mdi_exit.analysis.calibrated import (
     reliability,
 )
 from mdi_exit.errors import UserError
+from mdi_exit.jsonfile import read_json
 from mdi_exit.models.card import Card
 from mdi_exit.softmax import softmax
 from mdi_exit.training.calibrate import KINDS, temperatures_of
 
 from .test_training import honest_logits, invoke, write_images
 
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "calibration" / "results.json"
+
 
 def logits_of(shares: list[list[list[float]]]) -> NDArray[np.float32]:
     """Logits (K, N, classes) whose softmax is what is given datum by datum, exit by exit."""
-    return np.log(np.array(shares, dtype=np.float32).transpose(1, 0, 2))
+    logits: NDArray[np.float32] = np.log(np.array(shares, dtype=np.float32).transpose(1, 0, 2))
+    return logits
 
 
 # three exits, two classes, four data: how sure each exit is of class 0
@@ -216,3 +225,55 @@ def test_the_card_says_which_kind(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert read.validation.logits.shape == read.test.logits.shape == (3, 9, 2)
     assert read.model == "b_alexnet@16" and read.payload_bytes == (768, 64 * 8 * 8 * 4, 96 * 4 * 4 * 4, 0)
     assert read.card == Card.load(tmp_path / "out" / "network.json").identity
+
+
+# ---- the benchmark
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """benchmarks/calibration.py; a benchmark is a script: its folder is the first place where it looks for modules."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    yield importlib.import_module("calibration")
+    for name in ("calibration", "calibration_figures", "harness"):
+        sys.modules.pop(name, None)
+
+
+def test_committed_results_follow_from_the_committed_logits(benchmark: ModuleType) -> None:
+    results = read_json(RESULTS)
+    assert not results["quick"] and results["summary"]["guard_held"] == 1
+    for name, edge in benchmark.EDGE.items():
+        net = benchmark.network(name)
+        found = benchmark.exits_of(net)
+        written = [row for row in results["rows"] if row["measure"] == "exit" and row["network"] == name]
+        assert len(found) == len(written) == len(KINDS) * len(net.recorded.test.logits)
+        for now, then in zip(found, written, strict=True):
+            assert now == {**then, **{key: pytest.approx(then[key], rel=1e-4) for key in ("temperature", "ece")}}
+        for kind, temperatures in net.temperatures.items():
+            made = decide(net.recorded.test, temperatures, edge, benchmark.TARGET)
+            row = benchmark.row_of(results["rows"], name, edge, kind)
+            assert row["edge_share"] == pytest.approx(made.edge_share, abs=1e-4)
+            assert row["accuracy"] == pytest.approx(made.accuracy, abs=1e-4)
+
+
+def test_the_document_shows_the_committed_results(benchmark: ModuleType) -> None:
+    results = read_json(RESULTS)
+    text = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
+    lines = benchmark.markdown(results["rows"])
+    assert len(lines) > 10 and [line for line in lines if line not in text] == []
+
+
+def test_a_quick_run_of_the_benchmark_says_what_it_found(
+    benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmark, "TARGETS", (0.5, benchmark.TARGET))
+    monkeypatch.setattr(sys, "argv", ["benchmarks/calibration.py", "--quick", "--out", str(tmp_path)])
+    benchmark.benchmark()
+    summary = read_json(tmp_path / "results.json")["summary"]
+    for name in ("outage_conventional", "outage_global", "outage_per_branch", "ece_before", "ece_after"):
+        assert 0 <= summary[name] <= 1
+    assert summary["ece_after"] < summary["ece_before"], "B-AlexNet was trained to be overconfident"
+    assert summary["outage_conventional"] > summary["outage_per_branch"]
+    assert summary["guarantee_failure_rate"] < summary["guarantee_failure_rate_naive"]
+    assert "Uncalibrated, it misses its target more often" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.glob("*.png")} == {"decisions.png", "deadlines.png", "reliability.png"}
