@@ -18,7 +18,7 @@ from rich.table import Table
 
 from mdi_exit.analysis.beside import beside_optimum
 from mdi_exit.assembly import load_card
-from mdi_exit.cli.session import INTERRUPTED, JOURNALS
+from mdi_exit.cli.session import JOURNALS
 from mdi_exit.config import Experiment
 from mdi_exit.journal import JournalFolder
 from mdi_exit.machine import command_line
@@ -49,16 +49,12 @@ class Network:
 def carry_out(experiment: Experiment, network: Network, folder: Path, journal: bool, bound: bool) -> Report:
     """Simulate with live progress, with its journals (if they are wanted) in the folder; return the report.
 
-    Raises SimulationError, JournalError, OptimumError. Ctrl-C ends the program: half a simulation is worth nothing.
+    Raises SimulationError, JournalError, OptimumError. Ctrl-C ends it without one: it can be had again.
     """
     began_s, title = time.perf_counter(), f"{experiment.name}, seed {experiment.seed}"
     writing = JournalFolder(folder / JOURNALS, experiment) if journal else nullcontext()
-    try:
-        with Bar(title, experiment.duration_s, "virtual seconds") as bar, writing as written:
-            record = simulate(experiment, network.card, network.trace, observe=written, progress=bar.show)
-    except KeyboardInterrupt:
-        print("mdi-exit: interrupted", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+    with Bar(title, experiment.duration_s, "virtual seconds") as bar, writing as written:
+        record = simulate(experiment, network.card, network.trace, observe=written, progress=bar.show)
     took_s = time.perf_counter() - began_s
     kept = JOURNALS if journal else None
     command = command_line()
