@@ -215,7 +215,7 @@ def show(rows: list[Row], summary: dict[str, float]) -> None:
     print(f"A further worker takes {summary['bytes_per_worker'] / 1e3:.0f} kB.")
     print(f"Beyond {summary['workers_that_help']:.0f} workers the rate grows by no more than 5 %. What binds then:")
     known = [row for row in rows if row["bound_per_s"] is not None]
-    last = known[-1] if known else None
+    last = max(known, key=lambda row: row["workers"], default=None)
     if last is not None:
         print(f"  at {last['workers']} workers, by the bound: {last['binding']}")
         share = last["source_links_share"]

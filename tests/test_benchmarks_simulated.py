@@ -207,7 +207,7 @@ def test_slices_of_an_even_split_are_as_equal_as_can_be() -> None:
 def grown(scaling: ModuleType) -> list[dict[str, Any]]:
     """A graph whose rate stops growing at 50 workers, each of which takes 10 kB."""
     rows = []
-    for workers, rate in ((10, 100.0), (50, 200.0), (500, 206.0)):
+    for workers, rate in ((500, 206.0), (50, 200.0), (10, 100.0)):
         row = {"workers": workers, "events_per_s": 1e5, "wall_per_virtual_s": 0.1, "rate_per_s": rate, "working": 10}
         row |= {"grown_bytes": 1_000_000 + 10_000 * workers, "lost": 0, "source_links": 4, "bound_per_s": 210.0}
         rows += [{**row, "binding": "link n0->n1 (100%)", "source_links_share": 1.0}] * 2
@@ -222,7 +222,12 @@ def test_where_more_workers_stop_helping_is_said(capsys: pytest.CaptureFixture[s
     assert summary["workers_that_help"] == 50 and summary["events_per_s"] == 1e5
     scaling.show(rows, summary)
     printed = capsys.readouterr().out
-    assert "Beyond 50 workers" in printed and "the way out of the source" in printed and "10 kB" in printed
+    assert (
+        "Beyond 50 workers" in printed
+        and "at 500 workers, by the bound" in printed
+        and "the way out of the source" in printed
+        and "10 kB" in printed
+    )
     drawn(scaling, rows, tmp_path)
 
 
