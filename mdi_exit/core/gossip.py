@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 from mdi_exit.core.custody import Custody
 from mdi_exit.core.types import WorkerReport
 
@@ -11,17 +13,17 @@ _HEARTBEAT_TICKS = 20  # an unchanged report is still sent every so many gossip 
 class Gossip:
     """Makes a worker's reports, numbered, and says which are worth sending."""
 
-    def __init__(self, name: str, epoch: int, exits: int) -> None:
-        self._name, self._epoch, self._exits = name, epoch, exits
+    def __init__(self, name: str, epoch: int) -> None:
+        self._name, self._epoch = name, epoch
         self._reports = self._ticks = 0
         self._told: tuple[int, ...] = ()
 
     def report(self, tasks: Custody, compute_delay_s: float, versions: tuple[int, int]) -> WorkerReport:
         """Describe the worker as it stands; `versions` are those of its thresholds and prices."""
         self._reports += 1
-        waiting = tuple(tasks.input.count(k) + tasks.either.count(k) for k in range(1, self._exits + 1))
-        output = tuple(tasks.output.count(k) for k in range(1, self._exits + 1))
-        return WorkerReport(self._name, self._reports, self._epoch, waiting, output, compute_delay_s, *versions)
+        waiting = tuple(map(operator.add, tasks.input.counts(), tasks.either.counts()))
+        known = (waiting, tasks.output.counts(), compute_delay_s, *versions)
+        return WorkerReport(self._name, self._reports, self._epoch, *known)
 
     def worth_telling(self, tasks: Custody, versions: tuple[int, int]) -> bool:
         """Say, once per gossip period, whether anything changed or a heartbeat is due."""

@@ -27,6 +27,10 @@ class TaskQueue:
         """Return how many tasks wait for segment k."""
         return len(self._segments[k - 1])
 
+    def counts(self) -> tuple[int, ...]:
+        """Return how many tasks wait, per segment 1..K."""
+        return tuple(map(len, self._segments))
+
     def oldest(self, segments: tuple[int, ...]) -> int | None:
         """Return the segment, among `segments`, whose head has waited longest; None when all are empty."""
         best: int | None = None

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from mdi_exit.core import effects as fx
@@ -47,7 +46,7 @@ class WorkerCore(Standing):
         self._exit_policy, self._offloading, self._rng = exit_policy, offloading_policy, rng
         self._options, self._limits, self._epoch = options, limits, epoch
         self._transfers = epoch << 32  # numbers of hand-overs never repeat, also not after a restart
-        self._gossip = Gossip(name, epoch, exits)
+        self._gossip = Gossip(name, epoch)
         self._effects: list[fx.WorkerEffect] = []
         self._now = 0.0
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -219,11 +218,12 @@ class WorkerCore(Standing):
         """Algorithm 2: let every free link take what the policy gives it."""
         if not (len(self.output) or len(self.either)):
             return
-        free = [m for m in self._neighbours if m.accepts and not (m.declined or m.quarantined)]
+        near, window = self._neighbours, self._options.link_window
+        free = [m for m in near if len(m.transfers) < window and m.accepts and not (m.declined or m.quarantined)]
         if len(free) > 1:
             free = self._offloading.order(self, free, self._rng)
         for neighbour in free:
-            while len(neighbour.transfers) < self._options.link_window:
+            while len(neighbour.transfers) < window:
                 k = self._offloading.next_to_send(self, neighbour, self._rng)
                 if k is None:
                     self._decline(neighbour)
@@ -232,7 +232,7 @@ class WorkerCore(Standing):
 
     def _decline(self, neighbour: Neighbour) -> None:
         """A policy that draws lots is asked again after its retry time, not at every event that happens by."""
-        waiting = any(self.output.count(k) or self.either.count(k) for k in neighbour.accepts)
+        waiting = self.output.oldest(neighbour.accepts) or self.either.oldest(neighbour.accepts)
         if self._offloading.retry_s > 0 and waiting:
             neighbour.declined = True
             self._effects.append(fx.SetTimer(f"reconsider {neighbour.name}", self._offloading.retry_s))
@@ -240,7 +240,7 @@ class WorkerCore(Standing):
     def _send(self, neighbour: Neighbour, k: int) -> None:
         self._transfers += 1
         transfer = neighbour.transfers[self._transfers] = self._tasks.start_sending(k, self._options.group_max)
-        tasks = tuple(replace(task, hops=task.hops + 1) for _, task in transfer.tasks)
+        tasks = tuple([Task(t.data_id, t.attempt, t.k, t.payload_bytes, t.hops + 1) for _, t in transfer.tasks])
         self._effects.append(fx.SendTasks(neighbour.name, self._transfers, tasks))
 
     def _start_compute(self) -> None:

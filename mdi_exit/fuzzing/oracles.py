@@ -12,6 +12,8 @@ from mdi_exit.fuzzing.cases import Mode
 from mdi_exit.journal import Fingerprint, Step
 from mdi_exit.simulation.world import World
 
+_PATIENCE_STEPS = 2_000_000  # of one case; the longest ones take a tenth of it
+
 
 class Violation(Exception):
     """Something that must hold did not."""
@@ -37,6 +39,7 @@ class Watch:
         require(self.last is None or self.last.now <= step.now, f"time went back to {step.now}")
         self.last = step
         self.steps += 1
+        require(self.steps < _PATIENCE_STEPS, "it goes on and on")
         self.fingerprint.add(step)
         self.events[type(step.event).__name__] += 1
         for effect in step.effects:

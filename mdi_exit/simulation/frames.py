@@ -29,26 +29,23 @@ class FrameSizes:
         """Of a hand-over of so many tasks, without their payloads."""
         if count not in self._tasks:
             tasks = (Task(_NUMBER, 0, 1, len(_PAYLOAD), 1),) * count
-            self._tasks[count] = _header(fx.SendTasks(self._name, _NUMBER, tasks), count)
+            self._tasks[count] = header_bytes(fx.SendTasks(self._name, _NUMBER, tasks), count)
         return self._tasks[count]
 
     def results(self, count: int) -> int:
         """Of so many results."""
         if count not in self._results:
-            self._results[count] = _header(fx.SendResults(self._name, (Result(_NUMBER, 0, 1, 1, _SHARE),) * count))
+            self._results[count] = header_bytes(fx.SendResults(self._name, (Result(_NUMBER, 0, 1, 1, _SHARE),) * count))
         return self._results[count]
 
     def told(self, message: fx.Acknowledge | fx.SendReport) -> int:
         """Of a message that says how a worker stands."""
         kind = type(message)
         if kind not in self._told:
-            self._told[kind] = _header(message)
+            self._told[kind] = header_bytes(message)
         return self._told[kind]
 
-    def rare(self, message: LinkMessage) -> int:
-        """Of any other message."""
-        return _header(message)
 
-
-def _header(message: LinkMessage, tensors: int = 0) -> int:
+def header_bytes(message: LinkMessage, tensors: int = 0) -> int:
+    """Of just this message."""
     return len(encode(message, [_PAYLOAD] * tensors)[0])

@@ -19,7 +19,7 @@ from mdi_exit.core.controller import ControllerCore
 from mdi_exit.core.types import NO_PRICES, ExitReading, Prices, Task
 from mdi_exit.core.worker import WorkerCore
 from mdi_exit.shaping import OwnMedium, Shaper
-from mdi_exit.simulation.frames import FrameSizes
+from mdi_exit.simulation.frames import FrameSizes, header_bytes
 from mdi_exit.topology import Topology
 
 CONTROLLER: Final = "(controller)"  # the node that it is; no worker may be called so
@@ -109,6 +109,7 @@ class World:
         self._heap: list[tuple[float, int, str, int, Any]] = []  # the last is a _Scheduled
         self._sequence = 0
         self._timers: dict[tuple[str, str], int] = {}  # (node, name) -> sequence of the valid one
+        self._fired: dict[str, ev.TimerFired] = {}  # by name: they are all alike
         self._sent_s: dict[tuple[str, str, int], float] = {}  # hand-overs not yet acknowledged
         self._perform: dict[type, Callable[[str, Any], None]] = {
             fx.RunSegment: self._compute,
@@ -215,13 +216,13 @@ class World:
 
     def _send_thresholds(self, node: str, effect: fx.SendThresholds) -> None:
         news = ev.ThresholdsReceived(effect.version, effect.thresholds, node)
-        self._transmit(node, effect.to, self._sizes.rare(effect), news)
+        self._transmit(node, effect.to, header_bytes(effect), news)
 
     def _send_prices(self, node: str, effect: fx.SendPrices) -> None:
-        self._transmit(node, effect.to, self._sizes.rare(effect), ev.PricesReceived(effect.prices, node))
+        self._transmit(node, effect.to, header_bytes(effect), ev.PricesReceived(effect.prices, node))
 
     def _send_measurements(self, node: str, effect: fx.SendMeasurements) -> None:
-        self._transmit(node, effect.to, self._sizes.rare(effect), ev.MeasurementsArrived(effect.measurements))
+        self._transmit(node, effect.to, header_bytes(effect), ev.MeasurementsArrived(effect.measurements))
 
     def _deliver_measurements(self, node: str, effect: fx.DeliverMeasurements) -> None:
         self._at(self.now, CONTROLLER, ev.MeasurementsArrived(effect.measurements))
@@ -233,8 +234,10 @@ class World:
         self._at(self.now, self.source, ev.PricesReceived(effect.prices, None))
 
     def _set_timer(self, node: str, effect: fx.SetTimer) -> None:
-        fired = self._at(self.now + effect.delay_s, node, ev.TimerFired(effect.name))
-        self._timers[node, effect.name] = fired
+        name = effect.name
+        if (event := self._fired.get(name)) is None:
+            event = self._fired[name] = ev.TimerFired(name)
+        self._timers[node, name] = self._at(self.now + effect.delay_s, node, event)
 
     def _deliver_results(self, node: str, effect: fx.DeliverResults) -> None:
         self._at(self.now, CONTROLLER, ev.ResultsArrived(effect.results))
