@@ -40,7 +40,10 @@ class BandwidthTrace:
     def __post_init__(self) -> None:
         fine = self.steps and all(0 < s < math.inf and 0 <= bps < math.inf for s, bps in self.steps)
         if not fine or not any(bps for _, bps in self.steps):
-            raise ValueError("a bandwidth trace wants steps that last, none below 0 bit/s and not all at 0")
+            raise ValueError(
+                "a bandwidth trace wants lines of a duration above 0 s and "
+                "a bandwidth of 0 bit/s or more, not all of them 0"
+            )
         object.__setattr__(self, "_ends_s", tuple(itertools.accumulate(s for s, _ in self.steps)))
         object.__setattr__(self, "_ends_bits", tuple(itertools.accumulate(s * bps for s, bps in self.steps)))
 

@@ -7,7 +7,7 @@ workers: [hub, n1, n2]                  # or a mapping, where something is to be
 links:
   - [hub, n1]                           # both ways
   - {between: [hub, n2], bandwidth: 20 Mbit/s, latency_s: 0.002, loss: 0.01}
-  - {from: n1, to: n2, bandwidth_trace: lte.txt}      # one way; a file of lines "seconds bit/s", over and over
+  - {from: n1, to: n2, bandwidth_trace: lte.txt}      # one way; lines "how many seconds, bit/s", over and over
   - {between: [n1, n3], bandwidth: 54 Mbit/s, channel: wifi}      # takes turns with all others of that channel
 
 A frame is lost with probability `loss` and sent again after a timeout, as TCP does: it comes late, it does not vanish.
@@ -42,7 +42,7 @@ class ShapingSpec(BaseModel):
 
     model_config = STRICT
     bandwidth_bps: Annotated[float, Field(gt=0)] | None = None
-    bandwidth: str | None = None  # the same for people: 20 Mbit/s
+    bandwidth: Any = None  # the same for people: 20 Mbit/s
     latency_s: Annotated[float, Field(ge=0)] = 0.0
     loss: Annotated[float, Field(ge=0, lt=1)] = 0.0
     bandwidth_trace: _Name | None = None  # a file of lines "seconds bit/s"
@@ -157,8 +157,8 @@ def _link(entry: Any, place: Place, shaping: Shape, base: Path) -> Link:
     return Link(a, b, one_way, spec.over(shaping, place, base))
 
 
-def _bandwidth(text: str, place: Place) -> float:
-    matched = _BANDWIDTH.fullmatch(text)
+def _bandwidth(text: object, place: Place) -> float:
+    matched = _BANDWIDTH.fullmatch(text) if isinstance(text, str) else None
     if not matched or float(matched[1]) == 0:
         allowed = "a number with bit/s, kbit/s, Mbit/s or Gbit/s, such as 20 Mbit/s"
         raise place.refuse(f"is {describe(text)}", allowed)

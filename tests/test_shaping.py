@@ -92,7 +92,7 @@ def test_what_leaves_until_a_frame_has_left_is_the_frame(
 
 @pytest.mark.parametrize("steps", [(), ((1.0, 0.0),), ((0.0, 5.0),), ((1.0, -1.0),), ((float("inf"), 1.0),)])
 def test_a_trace_that_carries_nothing_or_never_ends_is_refused(steps: tuple[tuple[float, float], ...]) -> None:
-    with pytest.raises(ValueError, match="a bandwidth trace wants steps that last"):
+    with pytest.raises(ValueError, match="a bandwidth trace wants lines of a duration above 0 s"):
         BandwidthTrace(steps)
 
 

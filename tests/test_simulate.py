@@ -377,6 +377,11 @@ def test_a_run_that_offered_nothing_has_no_bound_and_measured_times_have_one() -
 # ---- looking for bugs
 
 
+def test_fuzzing_does_not_pass_for_a_run_of_an_experiment(typed: Typed) -> None:
+    done = typed("find-rate", "--fuzz", "1")
+    assert done.status == 2 and "find-rate with --fuzz; allowed: one of them" in done.err
+
+
 def test_fuzzing_says_that_nothing_went_wrong(typed: Typed) -> None:
     done = typed("--fuzz", "3", "--seed", "11")
     assert done.status == 0 and done.out == "3 drawn experiments, seeds 11 to 13: nothing went wrong\n"

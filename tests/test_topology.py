@@ -171,7 +171,7 @@ REFUSALS = {
     ),
     "a trace without bandwidth": (
         START + "links: [{between: [a, b], bandwidth_trace: outage.txt}]",
-        "outage.txt: a bandwidth trace wants steps that last, none below 0 bit/s and not all at 0",
+        "outage.txt: a bandwidth trace wants lines of a duration above 0 s and",
     ),
     "a channel without a bandwidth": (
         START + "links: [{between: [a, b], channel: wifi}]",

@@ -40,6 +40,8 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Run an experiment in virtual time on recorded exits, beside the best that any policy could do."""
+    if fuzz and experiment:
+        raise UserError(f"simulate: {experiment} with --fuzz; allowed: one of them, since --fuzz draws its experiments")
     if fuzz:
         _fuzz(fuzz, seed or 0)
         return
