@@ -21,7 +21,7 @@ from scipy.sparse import csr_matrix
 
 from mdi_exit.analysis.fluid import Array, FluidProblem, OptimumError
 
-PRICE_MAX = 5.0  # prices of tasks are clipped there: that far from the source's 1 they mean little
+PRICE_MAX = 1e6  # stands for no way at all; a dear way keeps its price, or the price of its links would exceed it
 _NOISE = 1e-6  # relative; what is below is the solver's tolerance
 _CHANNEL = "channel "
 _NAMED = 6  # bottlenecks in a message

@@ -102,7 +102,8 @@ class ControllerCore:
             self._open = False
             for data_id in list(self._in_flight):
                 self._close(data_id, Outcome.LOST, "no answer by the end of the run")
-        if self._open and self._admission.fill_to:
+        # Not after an unreadable datum: where all are, the source would do nothing else. The next event fills up.
+        if self._open and self._admission.fill_to and not isinstance(event, ev.DatumUnreadable):
             self._fill()
         if self._started and not (self._open or self._in_flight or self._finished):
             self._finished = True

@@ -74,7 +74,8 @@ class PriceDesk:
 
 def _alike(one: Prices, other: Prices) -> bool:
     """Whether nobody would decide otherwise: telling everybody anew would cost their links more than it brings."""
-    if one.workers != other.workers or len(one.channels) != len(other.channels):
+    ways = [[(way.sender, way.receiver, way.channel) for way in prices.channels] for prices in (one, other)]
+    if one.workers != other.workers or ways[0] != ways[1]:
         return False
     pairs = [*zip((pi for row in one.pi for pi in row), (pi for row in other.pi for pi in row), strict=True)]
     pairs += [(a.nu * max(a.air_s), b.nu * max(b.air_s)) for a, b in zip(one.channels, other.channels, strict=True)]
