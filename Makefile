@@ -21,7 +21,7 @@ demo: .venv/ready  ## install, then run MDI-Exit on a three-worker mesh on this 
 	@$(BIN)/mdi-exit demo $(ARGS)
 
 test: .venv/ready-to-test  ## install what the tests need and run them
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: .venv/ready-to-test  ## check style, format and types
 	@failed=0; for check in "ruff check ." "ruff format --check ." "mypy mdi_exit tests $(wildcard benchmarks/*.py)"; do \

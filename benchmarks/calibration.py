@@ -13,21 +13,20 @@ Guard: temperatures move decisions and no verdict, so the accuracy of each exit 
 from __future__ import annotations
 
 import csv
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import calibration_figures as figures
-import numpy as np
+from calibration_guarantees import IMAGES, RISK, guarantees_of
 from harness import Options, conclude, main, options, table
 
 from mdi_exit.analysis import calibrated
 from mdi_exit.analysis.calibrated import Estimate, RecordedLogits
 from mdi_exit.devices import load_device
-from mdi_exit.training import guarantee
 from mdi_exit.training.calibrate import KINDS, LEAVE_AT, temperatures_of
 from mdi_exit.training.evaluate import calibration_errors
+from mdi_exit.training.sequence import COMMON, PER_EXIT
 from mdi_exit.yamlfile import Place
 
 DATA = Path(__file__).resolve().parent / "data" / "calibration"
@@ -40,8 +39,6 @@ UPLINKS = {"3G": 1.1, "4G": 5.85, "Wi-Fi": 18.8}
 DEVICE = "jetson-nano"
 FAR_SPEED = 10.0  # assumed: the far side is so many times as fast as the device
 DEADLINES_S = tuple(0.004 * 1.17**step for step in range(26))
-GUARANTEE_IMAGES, GUARANTEE_RISK = 1000, 0.05
-DRAWS_PER_SPLIT = 10  # draws are cheap, and a rate near the risk wants many
 
 Row = dict[str, Any]
 
@@ -143,54 +140,6 @@ def _named(name: str, found: Estimate) -> dict[str, float]:
     return {(name if key == "mean" else f"{name}_{key}"): value for key, value in asdict(found).items()}
 
 
-def guarantees_of(net: Network, splits: int, seed: int) -> list[Row]:
-    """A row per promise: how often it is broken when thresholds are chosen on few images and judged on all others.
-
-    And, as the theory has it: on images drawn anew each time from the recorded ones, whose accuracy is then the truth.
-    Naive: the lowest threshold that was good enough on the few.
-    """
-    test, temperatures = net.recorded.test, net.temperatures["per-exit"]
-    held = net.recorded.validation
-    whole = float((held.prediction[:, -1] == held.label).mean())
-    # the targets follow from held-out images: one and two points below what the whole network reaches there
-    targets = [(guarantee.LABELS, math.floor(100 * whole) / 100 - less) for less in (0.01, 0.02)]
-    rows: list[Row] = []
-    for against, target in [*targets, (guarantee.FULL, 0.98), (guarantee.FULL, 0.95)]:
-        wish = guarantee.Wish(round(target, 2), GUARANTEE_RISK, against)
-        walked = guarantee.walk(test, temperatures, against)
-        row = {"measure": "guarantee", "network": net.name, "against": against, "target": wish.target}
-        rows.append({**row, "risk": wish.risk, "splits": splits, **_broken(walked, wish, splits, seed)})
-    return rows
-
-
-def _broken(walked: guarantee.Walk, wish: guarantee.Wish, splits: int, seed: int) -> dict[str, float]:
-    generator = np.random.default_rng(seed)
-    count = walked.wrong.shape[1]
-    truth = 1 - walked.wrong.mean(axis=1)
-    broken = naive = broken_drawn = 0
-    early: list[float] = []
-    for _ in range(splits):
-        order = generator.permutation(count)
-        few, others = walked.rows(order[:GUARANTEE_IMAGES]), walked.rows(order[GUARANTEE_IMAGES:])
-        judged = 1 - others.wrong.mean(axis=1)
-        if (number := guarantee.choose(few, wish)) is not None:
-            broken += int(judged[number] < wish.target)
-            early.append(1 - guarantee.exit_shares(others, number)[-1])
-        enough = np.flatnonzero(1 - few.wrong.mean(axis=1) >= wish.target)
-        naive += int(enough.size > 0 and judged[enough[-1]] < wish.target)
-    for _ in range(DRAWS_PER_SPLIT * splits):
-        drawn = walked.rows(generator.integers(0, count, GUARANTEE_IMAGES))
-        if (number := guarantee.choose(drawn, wish)) is not None:
-            broken_drawn += int(truth[number] < wish.target)
-    return {
-        "found": len(early) / splits,
-        "leaves_early": sum(early) / max(len(early), 1),
-        "broken": broken / splits,
-        "broken_drawn_anew": broken_drawn / (DRAWS_PER_SPLIT * splits),
-        "broken_naive": naive / splits,
-    }
-
-
 def summarise(rows: list[Row]) -> dict[str, float]:
     """The numbers that are the benchmark's answer; those without a network's name are B-AlexNet's."""
     summary: dict[str, float] = {}
@@ -206,11 +155,17 @@ def summarise(rows: list[Row]) -> dict[str, float]:
             errors = [row["ece"] for row in _of(rows, measure="exit", network=name, kind=kind)]
             summary[f"{before}ece_{when}"] = sum(errors) / len(errors)
     promised = _of(rows, measure="guarantee")
-    summary["guarantee_risk"] = GUARANTEE_RISK
+    summary["guarantee_risk"] = RISK
     for key, name in (("broken", "rate"), ("broken_drawn_anew", "rate_drawn_anew"), ("broken_naive", "rate_naive")):
         summary[f"guarantee_failure_{name}"] = sum(row[key] for row in promised) / len(promised)
     summary["guarantee_failure_rate_worst"] = max(row["broken"] for row in promised)
     summary["guarantee_failure_rate_drawn_anew_worst"] = max(row["broken_drawn_anew"] for row in promised)
+    for name in EDGE:
+        common, each = (
+            [row["segments"] for row in _of(promised, network=name, exits=how)] for how in (COMMON, PER_EXIT)
+        )
+        saved = [1 - one / other for one, other in zip(each, common, strict=True)]
+        summary[f"{name}_segments_saved_per_exit"] = sum(saved) / len(saved)
     same = {(row["network"], row["exit"], row["accuracy"]) for row in _of(rows, measure="exit")}
     summary["guard_held"] = float(len(same) == len({(name, k) for name, k, _ in same}))
     return summary
@@ -226,9 +181,28 @@ def show(rows: list[Row], summary: dict[str, float]) -> None:
         bare, fitted = summary[f"{before}outage_conventional"], summary[f"{before}outage_per_branch_all_samples"]
         verdict = "misses its target more often" if bare > fitted else "misses its target no more often"
         print(f"Uncalibrated, it {verdict} than with a temperature per exit.")
-    print(f"\nGuarantees, chosen on {GUARANTEE_IMAGES} images, risk {GUARANTEE_RISK}:")
-    headings = ["network", "against", "target", "leaves early", "broken", "drawn anew", "naive"]
+    print(f"\nGuarantees, chosen on {IMAGES} images, risk {RISK}:")
+    headings = [
+        "network",
+        "against",
+        "target",
+        "thresholds",
+        "found",
+        "leaves early",
+        "segments",
+        "broken",
+        "drawn anew",
+        "naive",
+    ]
     table(headings, [_guarantee_cells(row) for row in _of(rows, measure="guarantee")])
+    over, worst = (
+        {key: summary[f"guarantee_failure_{key}{end}"] for key in ("rate", "rate_drawn_anew")} for end in ("", "_worst")
+    )
+    print(
+        f"Broken, of all: {100 * over['rate']:.1f} % (at most {100 * worst['rate']:.2f} %); drawn anew "
+        f"{100 * over['rate_drawn_anew']:.1f} % (at most {100 * worst['rate_drawn_anew']:.2f} %); naive "
+        f"{100 * summary['guarantee_failure_rate_naive']:.1f} %. Risk {100 * RISK:g} %."
+    )
     print(f"Guard: no temperature changes an exit's accuracy: {'held' if summary['guard_held'] else 'BROKEN'}.")
 
 
@@ -246,8 +220,9 @@ def _decision_cells(rows: list[Row], name: str, edge: int, kind: str) -> list[st
 
 
 def _guarantee_cells(row: Row) -> list[str]:
-    keys = ("leaves_early", "broken", "broken_drawn_anew", "broken_naive")
-    return [row["network"], row["against"], f"{row['target']:.2f}", *(_percent(row[key]) for key in keys)]
+    about = [row["network"], row["against"], f"{row['target']:.2f}", row["exits"]]
+    broken = (_percent(row[key]) for key in ("broken", "broken_drawn_anew", "broken_naive"))
+    return [*about, *(_percent(row[key]) for key in ("found", "leaves_early")), f"{row['segments']:.2f}", *broken]
 
 
 def row_of(rows: list[Row], name: str, edge: int, kind: str) -> Row:
@@ -271,7 +246,9 @@ def run(chosen: Options) -> list[Row]:
     for name in EDGE:
         net = network(name)
         rows += exits_of(net) + decisions_of(net, rounds, chosen.seed)
-        rows += deadlines_of(net, rounds, chosen.seed) + guarantees_of(net, splits, chosen.seed)
+        rows += deadlines_of(net, rounds, chosen.seed) + guarantees_of(
+            net.name, net.recorded, net.temperatures["per-exit"], splits, chosen.seed
+        )
     return rows
 
 

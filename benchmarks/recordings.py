@@ -17,6 +17,7 @@ from mdi_exit.policies.splitting import FixedSplit, Setting, best_split
 from mdi_exit.trace import ExitTrace
 
 DATA = Path(__file__).resolve().parent / "data" / "text_transformer"
+DISTORTED = Path(__file__).resolve().parent / "data" / "distorted"
 COSTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)  # of offloading
 GRID = [round(0.5 + 0.05 * step, 2) for step in range(11)]  # thresholds tried; at 1 all is offloaded
 DROP_MAX = 0.01  # of the accuracy on development data, for a threshold to be chosen
@@ -37,11 +38,10 @@ def _text() -> Backbone:
 
 
 def _mobilenet() -> Backbone:
-    whole = ExitTrace.load(str(resources.files("mdi_exit") / "assets" / "mobilenetv2-cifar10-sample.trace.npz"))
-    order = random.Random(0).sample(range(len(whole)), len(whole))  # one split, whatever the benchmark's seed
-    parts = (whole.rows(order[:300]), whole.rows(order[300:]))
+    test = ExitTrace.load(str(resources.files("mdi_exit") / "assets" / "mobilenetv2-cifar10-sample.trace.npz"))
     # features 3, 6, 10, 13 and 18 end the segments: so many of I-SplitEE's 19 layers
-    return Backbone(*parts, Setting((4.0, 7.0, 11.0, 14.0, 19.0), exit_share=0.0))
+    setting = Setting((4.0, 7.0, 11.0, 14.0, 19.0), exit_share=0.0)
+    return Backbone(ExitTrace.load(DISTORTED / "none-held-out.trace.npz"), test, setting)
 
 
 BACKBONES: Mapping[str, Callable[[], Backbone]] = {"text": _text, "mobilenet_v2": _mobilenet}
@@ -51,20 +51,22 @@ BACKBONES: Mapping[str, Callable[[], Backbone]] = {"text": _text, "mobilenet_v2"
 def recorded(backbone: str) -> tuple[list[Any], list[Any], Setting, list[Any]]:
     """Confidences and correctness of the test data, the setting with its threshold, confidences of the other data."""
     made = BACKBONES[backbone]()
-    rows, right = (_lists(part) for part in (made.test, made.development))
-    alpha = choose_threshold(*right, made.development.accuracy()[-1], made.setting)
-    return *rows, dataclasses.replace(made.setting, threshold=alpha), right[0]
+    development = lists(made.development)
+    setting = dataclasses.replace(made.setting, threshold=choose_threshold(*development, made.setting))
+    return *lists(made.test), setting, development[0]
 
 
-def _lists(trace: ExitTrace) -> tuple[list[Any], list[Any]]:
+def lists(trace: ExitTrace) -> tuple[list[Any], list[Any]]:
+    """Confidences and correctness, samples x exits."""
     return trace.confidence.tolist(), (trace.prediction == trace.label[:, None]).tolist()
 
 
-def choose_threshold(rows: list[Any], right: list[Any], whole: float, setting: Setting) -> float:
-    """The cheapest threshold of GRID whose best split loses little against `whole`, whatever offloading costs.
+def choose_threshold(rows: list[Any], right: list[Any], setting: Setting) -> float:
+    """The cheapest threshold of GRID whose best split loses little against the last exit, whatever offloading costs.
 
     At 1 all is offloaded and nothing lost, so there always is one.
     """
+    whole = statistics.fmean(row[-1] for row in right)
     found: list[tuple[float, float]] = []
     for alpha in GRID:
         done = []

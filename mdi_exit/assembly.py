@@ -17,6 +17,7 @@ from mdi_exit.core.controller import ControllerCore
 from mdi_exit.core.types import Routes, WorkerOptions
 from mdi_exit.core.worker import WorkerCore
 from mdi_exit.models.card import Card
+from mdi_exit.policies.learned import LearnedExit
 from mdi_exit.topology import routes
 
 
@@ -55,12 +56,15 @@ def controller_core(experiment: Experiment, card: Card) -> ControllerCore:
         rng=random.Random(f"{experiment.seed}/controller/0"),
         data_max=experiment.data_max,
         uses_prices=experiment.offloading.uses_prices,
+        learner=experiment.exit if isinstance(experiment.exit, LearnedExit) else None,
     )
 
 
-def routes_for(experiment: Experiment, alive: Collection[str], version: int) -> dict[str, Routes]:
-    """What each living worker must know of the graph that is left."""
-    return routes(experiment.topology, experiment.hosted, experiment.exits, alive, version)
+def routes_for(
+    experiment: Experiment, alive: Collection[str], version: int, leaving: Collection[str] = ()
+) -> dict[str, Routes]:
+    """What each living worker must know of the graph that is left, and of who is about to leave it."""
+    return routes(experiment.topology, experiment.hosted, experiment.exits, alive, version, leaving)
 
 
 def datum_index(experiment: Experiment, data_id: int, n: int) -> int:
@@ -81,6 +85,6 @@ def _options(experiment: Experiment, card: Card, name: str) -> WorkerOptions:
     options, profile = experiment.worker_options[name], experiment.devices[name]
     if profile is None or options.compute_delay_s > 0:
         return options
-    seconds = profile.seconds(card.model.architecture, card.model.image_size)
+    seconds = profile.seconds(card.model.architecture, card.model.image_size, experiment.hosted[name])
     here = [seconds[k - 1] for k in experiment.hosted[name]]
     return dataclasses.replace(options, compute_delay_s=sum(here) / len(here))

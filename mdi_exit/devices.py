@@ -7,8 +7,8 @@ A worker with a profile runs the real network for the answer and then waits unti
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +16,18 @@ from pydantic import BaseModel, Field
 
 from mdi_exit import resources
 from mdi_exit.yamlfile import STRICT, Place, check, read_mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """What a run takes of a device's time beside the segments: seconds of its loop, cores, links. Ours."""
+
+    datum_s: float = 0.0  # at the source, for each datum admitted and answered
+    task_s: float = 0.0  # for each task that is computed
+    hop_s: float = 0.0  # at either end, for each task handed over, its acknowledgement and its result included
+
+    def __post_init__(self) -> None:
+        assert min(self.datum_s, self.task_s, self.hop_s) >= 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +39,42 @@ class DeviceProfile:
     segment_s: Mapping[str, tuple[float, ...]] = field(hash=False)  # "architecture@pixels": seconds of segments 1..K
     spread: float = 0.0  # coefficient of variation of those times
     file: str = ""  # where it was read, for messages
+    slice_s: Mapping[str, Mapping[str, float]] = field(default_factory=dict, hash=False)  # the same: "2-4": seconds
+    runtime: Overhead = Overhead()
 
-    def seconds(self, architecture: str, image_size: int) -> tuple[float, ...]:
-        """Seconds of segments 1..K at batch size 1; raises ConfigError when the profile does not say."""
+    def seconds(self, architecture: str, image_size: int, hosted: tuple[int, ...] = ()) -> tuple[float, ...]:
+        """Seconds that computing one task of segments 1..K takes; raises ConfigError when the profile does not say.
+
+        Where the slice `hosted` was timed as a whole, its segments are scaled to take as long together: what shares
+        caches and memory is seldom the sum of its parts.
+        """
         key = f"{architecture}@{image_size}"
         if key not in self.segment_s:
             place = Place(self.file or f"device {self.name}").at("segment_s")
             raise place.refuse(f"says nothing of {key}, which the experiment's model needs", self.segment_s)
-        return self.segment_s[key]
+        seconds, measured = self.segment_s[key], self.slice_s.get(key, {})
+        if not hosted or (whole_s := measured.get(slice_name(hosted))) is None:
+            return seconds
+        scale = whole_s / sum(seconds[k - 1] for k in hosted)
+        return tuple(s * scale if k in hosted else s for k, s in enumerate(seconds, 1))
+
+    def occupied_s(self, architecture: str, image_size: int) -> tuple[float, ...]:
+        """Seconds of the device that one task of segments 1..K takes, the runtime's included; raises ConfigError."""
+        return tuple(s + self.runtime.task_s for s in self.seconds(architecture, image_size))
 
     def faster(self, speed: float) -> DeviceProfile:
         """The same device, `speed` times as fast."""
         if speed == 1:
             return self
         times = {key: tuple(s / speed for s in seconds) for key, seconds in self.segment_s.items()}
-        return replace(self, name=f"{self.name} x{speed:g}", segment_s=times)
+        slices = {key: {name: s / speed for name, s in whole.items()} for key, whole in self.slice_s.items()}
+        runtime = Overhead(*(getattr(self.runtime, each.name) / speed for each in fields(Overhead)))
+        return replace(self, name=f"{self.name} x{speed:g}", segment_s=times, slice_s=slices, runtime=runtime)
+
+
+def slice_name(hosted: Sequence[int]) -> str:
+    """A slice as files write it: 2-4, or 3 for a single segment."""
+    return f"{hosted[0]}-{hosted[-1]}" if len(hosted) > 1 else str(hosted[0])
 
 
 def drawn_s(segment_s: float, n: int, spread: float, rng: random.Random) -> float:
@@ -56,12 +89,21 @@ def drawn_s(segment_s: float, n: int, spread: float, rng: random.Random) -> floa
     return segment_s * rng.gammavariate(n / scale, scale)
 
 
+class _RuntimeSpec(BaseModel):
+    model_config = STRICT
+    datum: Annotated[float, Field(ge=0)] = 0.0
+    task: Annotated[float, Field(ge=0)] = 0.0
+    hop: Annotated[float, Field(ge=0)] = 0.0
+
+
 class _DeviceSpec(BaseModel):
     model_config = STRICT
     description: str = ""
     memory_bytes: Annotated[int, Field(gt=0)]
     segment_s: dict[str, tuple[Annotated[float, Field(gt=0)], ...]]
     spread: Annotated[float, Field(ge=0, le=2)] = 0.0
+    slice_s: dict[str, dict[str, Annotated[float, Field(gt=0)]]] = {}
+    runtime_s: _RuntimeSpec = _RuntimeSpec()
 
 
 def load_device(reference: str, base: Path, place: Place) -> DeviceProfile:
@@ -71,7 +113,8 @@ def load_device(reference: str, base: Path, place: Place) -> DeviceProfile:
     """
     path = resources.find("devices", reference, base, place)
     spec = check(_DeviceSpec, read_mapping(path), Place(str(path)))
-    return DeviceProfile(path.stem, spec.memory_bytes, spec.segment_s, spec.spread, str(path))
+    runtime = Overhead(spec.runtime_s.datum, spec.runtime_s.task, spec.runtime_s.hop)
+    return DeviceProfile(path.stem, spec.memory_bytes, spec.segment_s, spec.spread, str(path), spec.slice_s, runtime)
 
 
 def check_exits(profile: DeviceProfile, architecture: str, image_size: int, exits: int) -> None:

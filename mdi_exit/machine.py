@@ -23,9 +23,13 @@ def machine() -> dict[str, str | int | None]:
 
 
 def command_line(program: str = "mdi-exit") -> str:
-    """The command as typed, without folders: those exist on this machine only."""
-    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
-    return f"{program} {shlex.join(words)}".rstrip()
+    """The command as typed, but of absolute paths the last part alone: the folders exist on this machine only."""
+    return f"{program} {shlex.join(map(_portable, sys.argv[1:]))}".rstrip()
+
+
+def _portable(word: str) -> str:
+    before, equals, after = word.rpartition("=")  # --out=/path, --set dataset=/path
+    return f"{before}{equals}{Path(after).name}" if after.startswith("/") else word
 
 
 def _processor() -> str:

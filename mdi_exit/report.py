@@ -5,16 +5,16 @@ Keys are added, never renamed (`SCHEMA`). Times are seconds since admission open
 duration_s      the admission window, from its opening to its closing; `drain_s` is what came after
 throughput_per_s  completions within the admission window per second of it: what the drain still completes is left out
 steady          the second half of the window: what an adaptation that began far off arrived at
-accuracy        of the completed data; accuracy_offered counts a shed, failed or lost one as wrong
-mean queues     weighted by time, from the opening to the last outcome; utilization is the share of it spent computing
-transfer_delay_s  mean over tasks, from hand-over to acknowledgement; a link's two directions are counted together
+interarrival_s  as decided, or the mean that a given arrival process has; what came is `offered`, and offered_per_s
+accuracy        of the completed data; accuracy_offered counts a shed, failed or lost one as wrong, but not what was in
+                flight when a run was interrupted
+edge_share      of the answers, those that the source gave itself; `earlier_verdicts` counts those of an earlier exit
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,29 +24,21 @@ from mdi_exit.errors import UserError
 from mdi_exit.jsonfile import read_json, write_json
 from mdi_exit.machine import machine
 from mdi_exit.models.card import Card
+from mdi_exit.report_nodes import WorkerFacts, link_rows, ratio, worker_rows
 from mdi_exit.samples import Point
-from mdi_exit.tally import LinkTally, NodeTally, SourceTally, WorkerTally
+from mdi_exit.tally import NodeTally, SourceTally
 
 SCHEMA = 1
 FILE = "report.json"
-NO_OUTCOME = "the run was interrupted before its outcome"
+NO_OUTCOME = "unanswered when the run was interrupted, and not counted as wrong"
 _DECISIONS = ("interarrival_s", "threshold", "input_queue", "output_queue")  # of a RecordControl
+_SERIES = ("time_s", *_DECISIONS, "offered_per_s", "throughput_per_s", "accuracy", "latency_s")
 
 Report = dict[str, Any]
 
 
 class ReportError(UserError):
     """A file that is no report of this version."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerFacts:
-    """What only the driver knows of a worker; None where it has no such thing, as in a simulation."""
-
-    bytes_sent: int | None = None
-    rss_bytes: int | None = None
-    pace_missed: float | None = None  # share of the computations in which the host was slower than the device
-    restarts: int = 0
 
 
 def build_report(
@@ -61,7 +53,7 @@ def build_report(
     """Merge the tallies of every life of every node into one report.
 
     Every datum has exactly one outcome: that is asserted when the controller finished. When it did not, because the
-    run was interrupted, what was in flight counts as lost and `reasons` says so.
+    run was interrupted, what was in flight counts as lost, `reasons` says so, and no accuracy takes it for wrong.
     """
     nodes = _merged(tallies)
     source_node = nodes.get(experiment.topology.source)
@@ -81,9 +73,10 @@ def build_report(
         "arrivals": names["arrivals"],
         "thresholds": list(experiment.thresholds),
         **_outcomes(source),
+        **source.choices.report(experiment, source_node.worker.answered if source_node else 0),
         **_adaptation(experiment, source),
-        "workers": _workers(experiment, nodes, facts, sum(_window(source))),
-        "links": _links(experiment, nodes),
+        "workers": worker_rows(experiment, nodes, facts, sum(_window(source))),
+        "links": link_rows(experiment, nodes),
         "series": _series(experiment, source),
         "machine": machine(),
         "journal": journal,
@@ -122,10 +115,6 @@ def _short(path: str) -> str:
     return Path(path).name if "/" in path else path
 
 
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
-
-
 # ---- data
 
 
@@ -150,13 +139,13 @@ def _outcomes(source: SourceTally) -> Report:
         **outcomes,
         "duplicates": source.duplicates,
         "reasons": reasons,
-        "accuracy": _ratio(source.correct, source.completed) if labelled else None,
-        "accuracy_offered": _ratio(source.correct, source.offered) if labelled else None,
+        "accuracy": ratio(source.correct, source.completed) if labelled else None,
+        "accuracy_offered": ratio(source.correct, source.offered - without) if labelled else None,
         "throughput_per_s": source.completed_while_open / admitted_s if admitted_s else 0.0,
-        "latency_s": {"p50": p50, "p95": p95, "p99": p99},
+        "latency_s": {"mean": ratio(source.latencies.sum_s, source.completed), "p50": p50, "p95": p95, "p99": p99},
         "exits": list(source.exits),
         "exit_accuracy": [
-            _ratio(correct, left) if labelled else None
+            ratio(correct, left) if labelled else None
             for correct, left in zip(source.exit_correct, source.exits, strict=True)
         ],
     }
@@ -200,6 +189,11 @@ def settled(report: Report) -> Report:
     return report if report["arrivals"] else report["steady"] or report
 
 
+def settled_over(report: Report) -> str:
+    """Of which part of the run `settled` is, in words."""
+    return "all of the run" if settled(report) is report else "second half"
+
+
 def _steady(source: SourceTally) -> Report | None:
     """The second half of the admission window, to the resolution of the series; None when that is too coarse."""
     if source.opened_s is None or source.closed_s is None:
@@ -216,10 +210,11 @@ def _steady(source: SourceTally) -> Report | None:
         "from_s": first * width_s,
         "until_s": end * width_s,
         "completed": completed,
+        "offered_per_s": sum(p.offered for p in points) / (len(points) * width_s),
         "throughput_per_s": completed / (len(points) * width_s),
-        "accuracy": _ratio(correct, completed) if source.labelled else None,
-        "interarrival_s": _ratio(sum(c.interarrival_s for c in controls), len(controls)),
-        "threshold": _ratio(sum(c.threshold for c in controls), len(controls)),
+        "accuracy": ratio(correct, completed) if source.labelled else None,
+        "interarrival_s": ratio(sum(c.interarrival_s for c in controls), len(controls)),
+        "threshold": ratio(sum(c.threshold for c in controls), len(controls)),
     }
 
 
@@ -227,64 +222,15 @@ def _series(experiment: Experiment, source: SourceTally) -> Report:
     """What the run did over time, up to the last answer; a decision holds until the next one, or admission closes."""
     width_s, points = source.timeline.width_s, source.timeline.points
     control = _before_any_decision(experiment)
-    columns: dict[str, list[float | None]] = {
-        key: [] for key in ("time_s", *_DECISIONS, "throughput_per_s", "accuracy")
-    }
+    columns: dict[str, list[float | None]] = {key: [] for key in _SERIES}
     for number, point in enumerate(points):
         control = point.control or control
         columns["time_s"].append(number * width_s)
-        closed = source.closed_s is not None and number * width_s > source.closed_s
+        over_s = number * width_s - (math.inf if source.closed_s is None else source.closed_s)  # since admission closed
         for key in _DECISIONS:
-            columns[key].append(None if closed else getattr(control, key))
+            columns[key].append(None if over_s > 0 else getattr(control, key))
+        columns["offered_per_s"].append(None if over_s >= 0 else point.offered / width_s)
         columns["throughput_per_s"].append(point.completed / width_s)
-        columns["accuracy"].append(_ratio(point.correct, point.completed) if source.labelled else None)
+        columns["accuracy"].append(ratio(point.correct, point.completed) if source.labelled else None)
+        columns["latency_s"].append(ratio(point.latency_sum_s, point.completed))
     return dict(columns)
-
-
-# ---- nodes
-
-
-def _workers(
-    experiment: Experiment, nodes: Mapping[str, NodeTally], facts: Mapping[str, WorkerFacts], run_s: float
-) -> Report:
-    """Per worker. Means are over the time that it was up of the run's `run_s` seconds from the opening of admission to
-    the last outcome; how long a node idles after that does not matter."""
-    rows: Report = {}
-    for name in experiment.topology.workers:
-        node, known = nodes.get(name), facts.get(name, WorkerFacts())
-        tally = node.worker if node else WorkerTally([0] * experiment.exits)
-        watched_s = min(tally.observed_s, run_s)
-        rows[name] = {
-            "slice": list(experiment.hosted[name]),
-            "processed": tally.processed,
-            "segments": list(tally.segments),
-            "failed": tally.failed,
-            "offloaded": tally.offloaded,
-            "received": tally.received,
-            "input_queue_mean": _ratio(tally.input_task_s, watched_s),
-            "output_queue_mean": _ratio(tally.output_task_s, watched_s),
-            "compute_delay_s": _ratio(tally.busy_s, tally.processed),
-            "utilization": _ratio(tally.busy_s, watched_s),
-            "bytes_sent": known.bytes_sent,
-            "rss_bytes": known.rss_bytes,
-            "pace_missed": known.pace_missed,
-            "restarts": known.restarts,
-        }
-    return rows
-
-
-def _links(experiment: Experiment, nodes: Mapping[str, NodeTally]) -> Report:
-    rows: Report = {}
-    for link in experiment.topology.links:
-        both = LinkTally()
-        for sender, receiver in ((link.a, link.b), (link.b, link.a))[: 1 if link.one_way else 2]:
-            if sender in nodes and receiver in nodes[sender].worker.links:
-                both.merge(nodes[sender].worker.links[receiver])
-        rows[link.label] = {
-            "tasks": both.tasks,
-            "bytes": both.bytes,
-            "transfer_delay_s": _ratio(both.busy_s, both.tasks),
-            "refused": both.refused,
-            "undelivered": both.undelivered,
-        }
-    return rows

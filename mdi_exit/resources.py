@@ -41,3 +41,10 @@ def find(kind: str, reference: str, base: Path, place: Place) -> Path:
 def is_path(reference: str) -> bool:
     """Whether a reference is a path, and not the name of something shipped."""
     return reference.endswith(SUFFIXES) or "/" in reference or "\\" in reference
+
+
+def ray_cluster_file(package: Path | None = None) -> Path:
+    """The shipped cluster file for `ray up`: at the top of a checkout, in `cluster/` of an installed wheel."""
+    folder = cluster_dir(package)
+    inside = folder / "ray_cluster.yaml"
+    return inside if inside.is_file() else folder.parent / "ray_cluster.yaml"

@@ -20,12 +20,14 @@ class Latencies:
 
     def __init__(self, limit: int = LATENCIES_MAX) -> None:
         self.count = 0
+        self.sum_s = 0.0
         self.limit = limit
         self.values = array("d")
         self._rng = random.Random(0)  # a measurement's own: it must not disturb the run's seeds
 
     def add(self, latency_s: float) -> None:
         self.count += 1
+        self.sum_s += latency_s
         if len(self.values) < self.limit:
             self.values.append(latency_s)
         elif (place := self._rng.randrange(self.count)) < self.limit:
@@ -48,8 +50,10 @@ class Latencies:
 class Point:
     """What happened within one stretch of time."""
 
+    offered: int = 0
     completed: int = 0
     correct: int = 0
+    latency_sum_s: float = 0.0  # of the completed
     control: RecordControl | None = None  # the last one
 
 
@@ -61,11 +65,16 @@ class Timeline:
         self.points: list[Point] = []
         self._points_max = points_max
 
-    def count(self, now: float, correct: bool) -> None:
+    def offer(self, now: float, count: int = 1) -> None:
+        """Note so many data that came from outside or were drawn, admitted or not."""
+        self._point(now).offered += count
+
+    def count(self, now: float, correct: bool, latency_s: float) -> None:
         """Note a completed datum."""
         point = self._point(now)
         point.completed += 1
         point.correct += correct
+        point.latency_sum_s += latency_s
 
     def control(self, now: float, record: RecordControl) -> None:
         """Note what the controller decided."""
@@ -86,9 +95,11 @@ class Timeline:
         return self.points[number]
 
     def _halve(self) -> None:
-        pairs = [self.points[i : i + 2] for i in range(0, len(self.points), 2)]
-        self.points = [
-            Point(sum(p.completed for p in pair), sum(p.correct for p in pair), pair[-1].control or pair[0].control)
-            for pair in pairs
-        ]
+        self.points = [_joined(self.points[i : i + 2]) for i in range(0, len(self.points), 2)]
         self.width_s *= 2
+
+
+def _joined(pair: Sequence[Point]) -> Point:
+    offered, completed, correct = (sum(getattr(p, name) for p in pair) for name in ("offered", "completed", "correct"))
+    latency_sum_s = sum(p.latency_sum_s for p in pair)
+    return Point(offered, completed, correct, latency_sum_s, pair[-1].control or pair[0].control)

@@ -14,10 +14,16 @@ import bisect
 import itertools
 import math
 import random
+import re
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from mdi_exit import codec
+from mdi_exit.channel import Channel
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # of a worker or a channel: safe in file names and link labels
+NAMES = "letters, digits, '-', '_' and '.', at most 64, a letter or digit first"
 # Frames that one direction holds back. Link windows keep far below; beyond it they are dropped, as a router would.
 BACKLOG_MAX = 1_000
 _RETRANSMIT_S = 0.2  # the least that Linux waits before it sends a lost segment again
@@ -74,14 +80,29 @@ class Shape:
     loss: float = 0.0  # probability that a frame has to be sent again, each time anew
     bandwidth_trace: BandwidthTrace | None = None  # in the stead of one bandwidth
     channel: str | None = None  # the radio channel that it shares with others; None: a medium of its own
+    snr_db: float | None = None  # mean SNR at which codes of an analog link arrive; None: as they were sent
+    fading: str = "none"  # of that link, anew for each transmission
+    encoding: str = codec.FP32  # how features are written on it, of codec.CHOICES
 
     def __post_init__(self) -> None:
         if self.bandwidth_bps is not None and (not self.bandwidth_bps > 0 or self.bandwidth_trace is not None):
             raise ValueError("bandwidth_bps above 0, or a bandwidth_trace, or neither is wanted")
         if not (self.latency_s >= 0 <= self.loss < 1):
             raise ValueError("latency_s 0 or more and loss within [0, 1) are wanted")
-        if self.channel is not None and self.mean_bps is None:
-            raise ValueError("a link on a channel wants a bandwidth")
+        if self.snr_db is None and self.fading != "none":
+            raise ValueError("fading of a link without snr_db; allowed: both, or neither")
+        if self.encoding not in codec.CHOICES:
+            raise ValueError(f"encoding is {self.encoding[:80]!r}; allowed: {', '.join(codec.CHOICES)}")
+        if self.snr_db is not None and self.encoding != codec.FP32:
+            raise ValueError("encoding of a link with snr_db, whose codes are symbols; allowed: one of them")
+        _ = self.noise
+        if self.channel is not None and not NAME.fullmatch(self.channel):
+            raise ValueError(f"a channel cannot be called {self.channel[:80]!r}; {NAMES} are wanted")
+
+    @property
+    def noise(self) -> Channel | None:
+        """What is done to the symbols of an analog link; None when nothing is."""
+        return None if self.snr_db is None else Channel(self.snr_db, self.fading)
 
     @property
     def mean_bps(self) -> float | None:
@@ -92,6 +113,18 @@ class Shape:
     def transparent(self) -> bool:
         """Nothing is to be held back."""
         return self.mean_bps is None and self.latency_s == 0 and self.loss == 0
+
+    def chosen(self, payload_bytes: int) -> str:
+        """The encoding of a feature of so many bytes of fp32; `auto` goes by the bandwidth, without one it is fp32."""
+        if self.encoding == codec.AUTO:
+            return codec.fastest(payload_bytes // 4, self.mean_bps)
+        return self.encoding
+
+    def travels_bytes(self, k: int, payload_bytes: int) -> int:
+        """What of a task for segment k with such a payload travels: images (k = 1) as they are, features coded."""
+        if k == 1 or self.encoding == codec.FP32:
+            return payload_bytes
+        return codec.size_bytes(self.chosen(payload_bytes), payload_bytes // 4)
 
     def transmission_s(self, size_bytes: float) -> float:
         """How long a frame of this size keeps the link busy, in the long run."""

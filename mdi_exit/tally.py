@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mdi_exit.choices import Choices
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
-from mdi_exit.core.types import Outcome
+from mdi_exit.core.types import Outcome, Task
 from mdi_exit.journal import CoreName, Step
 from mdi_exit.samples import Latencies, Timeline
+from mdi_exit.snapshots import NodeSnapshot, SourceSnapshot
 
 _TRANSFERS_MAX = 4_096  # hand-overs whose end is awaited; one to a neighbour that left never ends
 _REASONS_MAX = 50  # different reasons kept per outcome; further ones are counted together
@@ -23,36 +25,8 @@ _ENDS = (ev.TasksDelivered, ev.TasksRefused, ev.TasksUndelivered)
 _LabelOf = Callable[[int], int]  # gives the true label of a datum
 
 
-@dataclass(frozen=True, slots=True)
-class SourceSnapshot:
-    """How a run stands, for a progress display."""
-
-    offered: int
-    admitted: int
-    outcomes: dict[str, int]
-    exits: tuple[int, ...]
-    accuracy: float | None  # of what has completed; None while nothing has, or without labels
-    throughput_per_s: float  # over the last seconds
-    interarrival_s: float | None  # None before the first adaptation
-    threshold: float | None
-    opened_s: float | None
-    closed_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class NodeSnapshot:
-    """How a node stands, for a progress display."""
-
-    node: str
-    epoch: int
-    now: float
-    input_queue: int
-    output_queue: int
-    processed: int
-    offloaded: int
-    received: int
-    utilization: float
-    source: SourceSnapshot | None
+def _as_it_is(to: str, task: Task) -> int:
+    return task.payload_bytes
 
 
 def _add(to: Any, other: Any, sums: tuple[str, ...]) -> None:
@@ -65,7 +39,7 @@ class LinkTally:
     """What a node handed to one neighbour."""
 
     tasks: int = 0  # acknowledged
-    bytes: int = 0  # their payloads, without headers
+    bytes: int = 0  # their payloads as they travelled, without headers
     busy_s: float = 0.0  # sum of the hand-overs' durations
     refused: int = 0  # tasks that the neighbour had no room for
     undelivered: int = 0  # tasks without an acknowledgement
@@ -82,13 +56,14 @@ class WorkerTally:
     failed: int = 0  # tasks whose computation failed
     busy_s: float = 0.0  # sum of the computations' durations, paced ones as the device's
     received: int = 0  # tasks taken from neighbours
+    answered: int = 0  # of the source: answers that it gave itself
     links: dict[str, LinkTally] = field(default_factory=dict)
     observed_s: float = 0.0  # how long the queues were watched, while admission was open or after it
     input_task_s: float = 0.0  # integral of I_n over that time
     output_task_s: float = 0.0  # integral of O_n
 
     def merge(self, other: WorkerTally) -> None:
-        _add(self, other, ("failed", "busy_s", "received", "observed_s", "input_task_s", "output_task_s"))
+        _add(self, other, ("failed", "busy_s", "received", "answered", "observed_s", "input_task_s", "output_task_s"))
         self.segments = [a + b for a, b in zip(self.segments, other.segments, strict=True)]
         for name, link in other.links.items():
             self.links.setdefault(name, LinkTally()).merge(link)
@@ -126,6 +101,7 @@ class SourceTally:
     interarrival_sum_s: float = 0.0
     threshold_sum: float = 0.0
     control: fx.RecordControl | None = None  # the last
+    choices: Choices = field(default_factory=Choices)
 
     @property
     def completed(self) -> int:
@@ -137,19 +113,19 @@ class SourceTally:
 
     def take(self, now: float, event: ev.Event, effects: Sequence[fx.Effect], label_of: _LabelOf | None) -> None:
         """Take in one step of the controller."""
-        if self.finished_s is None:
-            self.last_s = now
+        self.last_s = now if self.finished_s is None else self.last_s
         if isinstance(event, ev.AdmissionOpened):
             self.opened_s = now
-        ends = isinstance(event, ev.AdmissionClosed)
-        scheduled = False
+        elif isinstance(event, ev.ResultsArrived):
+            self.choices.came(event)
+        ends, scheduled = isinstance(event, ev.AdmissionClosed), False
         for effect in effects:
             if isinstance(effect, fx.Complete):
                 self._complete(now, effect, label_of)
             elif isinstance(effect, fx.Admit):
-                self.offered += effect.attempt == 0
                 self.admitted += effect.attempt == 0
                 self.resubmitted += effect.attempt > 0
+                self._offer(now, effect.attempt == 0)
             elif isinstance(effect, fx.RecordControl):
                 self._record(now, effect)
             elif isinstance(effect, fx.CountDuplicate):
@@ -169,10 +145,14 @@ class SourceTally:
         self.interarrival_sum_s += control.interarrival_s
         self.threshold_sum += control.threshold
 
+    def _offer(self, now: float, is_new: bool) -> None:
+        self.offered += is_new
+        self.timeline.offer(now - (self.opened_s or 0.0), is_new)
+
     def _complete(self, now: float, done: fx.Complete, label_of: _LabelOf | None) -> None:
         self.outcomes[done.outcome.value] += 1
         if done.outcome is not Outcome.COMPLETED:
-            self.offered += done.outcome is Outcome.SHED
+            self._offer(now, done.outcome is Outcome.SHED)
             known = self.reasons.setdefault(done.outcome.value, {})
             reason = done.reason if done.reason in known or len(known) < _REASONS_MAX else _OTHER_REASONS
             known[reason] = known.get(reason, 0) + 1
@@ -181,7 +161,8 @@ class SourceTally:
         self.exits[done.k - 1] += 1
         self.exit_correct[done.k - 1] += correct
         self.latencies.add(done.latency_s)
-        self.timeline.count(now - (self.opened_s or 0.0), correct)
+        self.choices.complete(done)
+        self.timeline.count(now - (self.opened_s or 0.0), correct, done.latency_s)
         self.completed_while_open += self.closed_s is None
 
     def snapshot(self, now: float) -> SourceSnapshot:
@@ -209,11 +190,12 @@ class NodeTally:
         self.worker = WorkerTally([0] * exits)
         self.source: SourceTally | None = None
         self._exits, self._label_of = exits, label_of
+        self.travels_bytes: Callable[[str, Task], int] = _as_it_is  # of a task's payload, to this neighbour
         self._under_way: dict[tuple[str, int], tuple[int, int]] = {}  # hand-over: its tasks and their bytes
         self._observed: tuple[float, int, int] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_label_of": None}
+        return {**self.__dict__, "_label_of": None, "travels_bytes": _as_it_is}
 
     def add(self, step: Step) -> None:
         """Take in one step of either core of this node."""
@@ -232,6 +214,9 @@ class NodeTally:
         if isinstance(event, ev.SegmentDone):
             tally.segments[event.k - 1] += len(event.tasks)
             tally.busy_s += event.duration_s
+            for effect in effects:
+                if isinstance(effect, fx.DeliverResults):
+                    tally.answered += len(effect.results)  # none of them failed
         elif isinstance(event, ev.TasksArrived):
             for effect in effects:
                 if isinstance(effect, fx.Acknowledge) and effect.accepted:
@@ -245,7 +230,7 @@ class NodeTally:
                 self._start(effect)
 
     def _start(self, sent: fx.SendTasks) -> None:
-        size_bytes = sum(task.payload_bytes for task in sent.tasks)
+        size_bytes = sum(self.travels_bytes(sent.to, task) for task in sent.tasks)
         self._under_way[sent.to, sent.transfer_id] = (len(sent.tasks), size_bytes)
         if len(self._under_way) > _TRANSFERS_MAX:
             del self._under_way[next(iter(self._under_way))]
@@ -285,12 +270,11 @@ class NodeTally:
 
     def snapshot(self, now: float) -> NodeSnapshot:
         """How this node stands."""
-        _, input_queue, output_queue = self._observed or (now, 0, 0)
+        _, inside, outside = self._observed or (now, 0, 0)
         worker, source = self.worker, self.source
         utilization = worker.busy_s / worker.observed_s if worker.observed_s > 0 else 0.0
-        counts = (worker.processed, worker.offloaded, worker.received, min(1.0, utilization))
-        stands = source.snapshot(now) if source else None
-        return NodeSnapshot(self.node, self.epoch, now, input_queue, output_queue, *counts, stands)
+        counts = (inside, outside, worker.processed, worker.offloaded, worker.received, min(1.0, utilization))
+        return NodeSnapshot(self.node, self.epoch, now, *counts, source.snapshot(now) if source else None)
 
     def merge(self, other: NodeTally) -> None:
         """Add another life of the same node. The source has one life only: its ledger does not survive it."""

@@ -1,9 +1,10 @@
 """The graph: which workers there are, which links join them, and what each worker must know of it.
 
-The only import of networkx. MDI-Exit's N_n are the one-hop neighbours of n (papers.md section 1.2); its topologies
-Local, 2-Node, 3-Node-Mesh, 3-Node-Circular and 5-Node-Mesh are shipped, and any graph of a user's is taken in which
-every worker can be reached from the source and can return results to it. A one-way link carries tasks and results
-one way; acknowledgements and reports flow back.
+The only import of networkx, only where it is needed: workers are handed their routes, and its 12 MB are much on a
+small device. MDI-Exit's N_n are the one-hop neighbours of n (papers.md section 1.2); its topologies Local, 2-Node,
+3-Node-Mesh, 3-Node-Circular and 5-Node-Mesh are shipped, and any graph of a user's is taken in which every worker can
+be reached from the source and can return results to it. A one-way link carries tasks and results one way;
+acknowledgements and reports flow back.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-import networkx as nx
+from typing import TYPE_CHECKING, Any
 
 from mdi_exit.core.types import Routes
 from mdi_exit.errors import UserError
 from mdi_exit.shaping import Shape
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 class TopologyError(UserError):
@@ -68,11 +70,16 @@ class Topology:
     settings: Mapping[str, WorkerSettings] = field(default_factory=dict, hash=False)
     description: str = ""
     file: str = ""  # where it was read, for messages
+    _carriers: Mapping[tuple[str, str], Link] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_names(self)
         _check_links(self)
         _check_connected(self)
+        carriers = {(link.b, link.a): link for link in self.links}  # answers against one-way links
+        carriers |= {(link.a, link.b): link for link in self.links}
+        carriers |= {(link.b, link.a): link for link in self.links if not link.one_way}
+        object.__setattr__(self, "_carriers", carriers)
 
     def settings_of(self, worker: str) -> WorkerSettings:
         return self.settings.get(worker, WorkerSettings())
@@ -82,13 +89,7 @@ class Topology:
 
         Answers and reports against a one-way link use that link, unless another one leads their way.
         """
-        backward = None
-        for link in self.links:
-            if (link.a, link.b) == (sender, receiver) or (not link.one_way and (link.b, link.a) == (sender, receiver)):
-                return link
-            if (link.b, link.a) == (sender, receiver):
-                backward = link
-        return backward
+        return self._carriers.get((sender, receiver))
 
     def channels(self) -> tuple[str, ...]:
         """The radio channels that links share, in the file's order."""
@@ -97,6 +98,8 @@ class Topology:
 
     def hops_from_source(self) -> dict[str, int]:
         """Links a task crosses at least from the source to each worker."""
+        import networkx as nx
+
         hops = nx.single_source_shortest_path_length(_graph(self, self.workers), self.source)
         return {worker: hops[worker] for worker in self.workers}
 
@@ -104,6 +107,8 @@ class Topology:
         """A place within the unit square for each worker, for drawing; the source is on the left."""
         if len(self.workers) == 1:
             return {self.source: (0.5, 0.5)}
+        import networkx as nx
+
         placed = nx.kamada_kawai_layout(_graph(self, self.workers).to_undirected())
         points = [complex(*placed[worker]) for worker in self.workers]
         source = points[self.workers.index(self.source)]
@@ -129,8 +134,11 @@ class Topology:
                     "bandwidth_bps": link.shape.bandwidth_bps,
                     "bandwidth_trace": link.shape.bandwidth_trace and list(map(list, link.shape.bandwidth_trace.steps)),
                     "channel": link.shape.channel,
+                    "encoding": link.shape.encoding,
+                    "fading": link.shape.fading,
                     "latency_s": link.shape.latency_s,
                     "loss": link.shape.loss,
+                    "snr_db": link.shape.snr_db,
                 }
                 for link in self.links
             ],
@@ -143,29 +151,35 @@ def routes(
     exits: int,
     alive: Collection[str],
     version: int,
+    leaving: Collection[str] = (),
 ) -> dict[str, Routes]:
     """What each worker of `alive` must know of the graph that is left of them.
 
     A task for segment k goes to a neighbour that hosts k, or to one that is strictly nearer to a worker that does,
     counted in links over living workers, so that no task can go in circles; a result goes to neighbours that are
     strictly nearer to the source. Neighbours are in the file's order: those that are nearer are all one link nearer.
+    To a worker that is `leaving` nothing new is sent; it still hands on what it has.
     """
     present = [worker for worker in topology.workers if worker in alive]
     graph = _graph(topology, present)
-    to_segment = [_hops_to(graph, [w for w in present if k in hosted[w]]) for k in range(1, exits + 1)]
-    to_source = _hops_to(graph, [topology.source] if topology.source in present else [])
+    ways = graph.copy()
+    ways.remove_edges_from([(a, b) for a, b in graph.edges if b in leaving])
+    hosts = [[w for w in present if k in hosted[w] and w not in leaving] for k in range(1, exits + 1)]
+    to_segment = [_hops_to(ways, workers) for workers in hosts]
+    to_source = _hops_to(ways, [topology.source] if topology.source in present else [])
     answer = {}
     rank = {worker: number for number, worker in enumerate(present)}
     for worker in present:
         out = sorted(graph.successors(worker), key=rank.__getitem__)
         into = sorted(graph.predecessors(worker), key=rank.__getitem__)
+        open_to = [m for m in out if m not in leaving]
         toward_segment = tuple(
-            tuple(m for m in out if hops.get(m, math.inf) == 0 or _nearer(hops, m, worker)) for hops in to_segment
+            tuple(m for m in open_to if hops.get(m, math.inf) == 0 or _nearer(hops, m, worker)) for hops in to_segment
         )
         answer[worker] = Routes(
             version=version,
             toward_segment=toward_segment,
-            toward_source=tuple(m for m in out if _nearer(to_source, m, worker)),
+            toward_source=tuple(m for m in open_to if _nearer(to_source, m, worker)),
             report_to=tuple(into),
             peers=tuple(sorted({*out, *into}, key=rank.__getitem__)),
         )
@@ -186,11 +200,15 @@ def _hops_to(graph: nx.DiGraph[str], targets: list[str]) -> dict[str, int]:
     """Links from each worker to the nearest of `targets`, along the links' directions; absent when there is no way."""
     if not targets:
         return {}
+    import networkx as nx
+
     hops = nx.multi_source_dijkstra_path_length(graph.reverse(copy=False), targets)
     return {worker: int(count) for worker, count in hops.items()}
 
 
 def _graph(topology: Topology, present: Collection[str]) -> nx.DiGraph[str]:
+    import networkx as nx
+
     graph: nx.DiGraph[str] = nx.DiGraph()
     graph.add_nodes_from(present)
     for link in topology.links:
@@ -235,6 +253,8 @@ def _check_links(topology: Topology) -> None:
 
 
 def _check_connected(topology: Topology) -> None:
+    import networkx as nx
+
     graph, source = _graph(topology, topology.workers), topology.source
     joined = nx.node_connected_component(graph.to_undirected(), source)
     _refuse_cut_off(topology, joined, "the graph is not connected: {names} cut off from the source {source!r}")

@@ -9,6 +9,8 @@ links:
   - {between: [hub, n2], bandwidth: 20 Mbit/s, latency_s: 0.002, loss: 0.01}
   - {from: n1, to: n2, bandwidth_trace: lte.txt}      # one way; lines "how many seconds, bit/s", over and over
   - {between: [n1, n3], bandwidth: 54 Mbit/s, channel: wifi}      # takes turns with all others of that channel
+  - {between: [hub, n4], snr_db: 5, fading: rayleigh}  # features sent as symbols of an analog link arrive with noise
+  - {between: [hub, n5], bandwidth: 5 Mbit/s, encoding: auto}  # features as fp32, fp16, int8, or what is there first
 
 A frame is lost with probability `loss` and sent again after a timeout, as TCP does: it comes late, it does not vanish.
 """
@@ -25,15 +27,14 @@ from pydantic import BaseModel, Field
 
 from mdi_exit import resources
 from mdi_exit.core.types import WorkerOptions
-from mdi_exit.shaping import BandwidthTrace, Shape
+from mdi_exit.shaping import NAME, NAMES, BandwidthTrace, Shape
 from mdi_exit.topology import Link, Topology, TopologyError, WorkerSettings
 from mdi_exit.yamlfile import STRICT, Place, build, check, describe, read_mapping, read_numbers
 
 _Name = Annotated[str, Field(min_length=1)]
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # safe in file names and link labels
 _BANDWIDTH = re.compile(r"([0-9]*\.?[0-9]+)\s*([kMG]?)bit/s")
 _BANDWIDTHS = ("bandwidth", "bandwidth_bps", "bandwidth_trace")
-_SHAPE = ("latency_s", "loss", "channel")
+_SHAPE = ("latency_s", "loss", "channel", "snr_db", "fading", "encoding")
 _SCALE = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 
 
@@ -47,6 +48,9 @@ class ShapingSpec(BaseModel):
     loss: Annotated[float, Field(ge=0, lt=1)] = 0.0
     bandwidth_trace: _Name | None = None  # a file of lines "seconds bit/s"
     channel: _Name | None = None  # links that name the same one take turns
+    snr_db: float | None = None  # mean SNR at which the codes of an analog link arrive
+    fading: str = "none"
+    encoding: str = "fp32"  # of features: codec.CHOICES
 
     def over(self, defaults: Shape, place: Place, base: Path) -> Shape:
         """`defaults` with what was given here in their stead; `bandwidth_bps: null` takes a default limit off.
@@ -55,8 +59,8 @@ class ShapingSpec(BaseModel):
         """
         given: dict[str, Any] = {key: getattr(self, key) for key in _SHAPE if key in self.model_fields_set}
         said = [key for key in _BANDWIDTHS if key in self.model_fields_set]
-        if len(said) > 1:
-            raise place.refuse(f"gives {' and '.join(said)}", "one of them")
+        if len(several := [key for key in said if getattr(self, key) is not None]) > 1:
+            raise place.refuse(f"gives {' and '.join(several)}", "one of them")
         if said:
             given |= {"bandwidth_bps": self.bandwidth_bps, "bandwidth_trace": None}
         if self.bandwidth is not None:
@@ -97,10 +101,11 @@ def load(
 ) -> Topology:
     """The topology of a shipped name or of a file (relative to the folder `base`), which `place` refers to.
 
-    `shaping` is for links of which the file says nothing. Raises ConfigError naming file and key.
+    `shaping` is for links of which the file says nothing; without it the file is looked at alone, and a link may lack
+    what an experiment's `links` would give it. Raises ConfigError naming file and key.
     """
     path = resources.find("topologies", str(reference), base or Path(), place or Place("topology"))
-    return parse_topology(read_mapping(path), Place(str(path)), path.stem, path.parent, shaping or Shape())
+    return parse_topology(read_mapping(path), Place(str(path)), path.stem, path.parent, shaping)
 
 
 def built_in() -> tuple[str, ...]:
@@ -108,7 +113,7 @@ def built_in() -> tuple[str, ...]:
     return resources.built_in("topologies")
 
 
-def parse_topology(content: Mapping[str, Any], place: Place, name: str, base: Path, shaping: Shape) -> Topology:
+def parse_topology(content: Mapping[str, Any], place: Place, name: str, base: Path, shaping: Shape | None) -> Topology:
     """The topology of a mapping; paths in it are relative to the folder `base`."""
     spec = check(_TopologySpec, content, place)
     names, settings = _workers(spec.workers, place.at("workers"), base)
@@ -123,10 +128,8 @@ def _workers(value: Any, place: Place, base: Path) -> tuple[tuple[str, ...], dic
     if not isinstance(value, tuple | Mapping):
         raise place.refuse(f"is {describe(value)}", "a list of names, or a mapping from names to settings")
     for name in value:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise place.refuse(
-                f"holds {describe(name)} as a name", "letters, digits, '-', '_' and '.'; quote a name like '1'"
-            )
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise place.refuse(f"holds {describe(name)} as a name", f"{NAMES}; quote a name like '1'")
     if isinstance(value, tuple):
         return value, {}
     settings = {}
@@ -142,19 +145,25 @@ def _workers(value: Any, place: Place, base: Path) -> tuple[tuple[str, ...], dic
     return tuple(value), settings
 
 
-def _link(entry: Any, place: Place, shaping: Shape, base: Path) -> Link:
+def _link(entry: Any, place: Place, shaping: Shape | None, base: Path) -> Link:
     ends = "[a, b], or a mapping with between: [a, b] or with from: a and to: b"
     if isinstance(entry, tuple):
         entry = {"between": entry}
         if len(entry["between"]) != 2:
             raise place.refuse(f"has {len(entry['between'])} ends", ends)
+    if not isinstance(entry, Mapping):
+        raise place.refuse(f"is {describe(entry)}", ends)
     spec = check(_LinkSpec, entry, place)
     one_way = spec.sender is not None and spec.to is not None
     if one_way == (spec.between is not None) or (spec.sender is None) != (spec.to is None):
         raise place.refuse("does not say which two workers it joins", ends)
     a, b = spec.between or (spec.sender, spec.to)
     assert a is not None and b is not None
-    return Link(a, b, one_way, spec.over(shaping, place, base))
+    shape = spec.over(shaping or Shape(), place, base)
+    if shaping is not None and shape.channel is not None and shape.mean_bps is None:
+        allowed = "bandwidth or bandwidth_trace here, or in the experiment's links"
+        raise place.refuse(f"is on channel {shape.channel} without a bandwidth", allowed)
+    return Link(a, b, one_way, shape)
 
 
 def _bandwidth(text: object, place: Place) -> float:

@@ -9,8 +9,10 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from mdi_exit.errors import UserError
@@ -90,7 +92,7 @@ class ExitTrace:
         """Read a trace; raises TraceError in one line that names the file and what is wrong with it."""
         try:
             # opened here, because numpy leaves a damaged file open
-            with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+            with Path(path).open("rb") as stream, _archive(stream) as content:
                 if missing := [name for name in _ARRAYS if name not in content]:
                     raise TraceError(f"array {missing[0]} is missing")
                 arrays = {name: content[name] for name in _ARRAYS}
@@ -116,6 +118,18 @@ class ExitTrace:
             raise TraceError(f"{path}: arrays of the wrong kind ({error})") from error
 
 
+def _archive(stream: BinaryIO) -> NpzFile:
+    """The arrays of an npz file; numpy would take another file for a pickle, and say how to load that."""
+    if not zipfile.is_zipfile(stream):
+        raise TraceError("not a readable trace; allowed: a file that `mdi-exit trace` recorded")
+    stream.seek(0)
+    archive: NpzFile = np.load(stream, allow_pickle=False)
+    return archive
+
+
+_OVER = " over "  # in a trace's identity, before the noise that it was recorded through (channel.identity_over)
+
+
 def trace_of(model: str | Path, identity: str, exits: int, file: str | Path | None = None) -> tuple[Path, ExitTrace]:
     """The trace of the checkpoint `model` (its weights' file), whose card says `identity`, and where it is.
 
@@ -134,6 +148,13 @@ def trace_of(model: str | Path, identity: str, exits: int, file: str | Path | No
     if trace.exits != exits:
         raise TraceError(f"{path}: has {trace.exits} exits; allowed: {exits}, as many as {weights.stem}")
     if trace.card != identity:
+        of, _, over = trace.card.partition(_OVER)
+        wanted, _, wanted_over = identity.partition(_OVER)
+        snr, _, fading = wanted_over.partition(" dB")
         anew = f"mdi-exit trace {weights} --data IMAGES --out FILE"
-        raise TraceError(f"{path}: recorded of {trace.card or 'an unnamed network'}; allowed: of {identity}, {anew}")
+        anew += (f" --snr-db {snr}" if snr else "") + (f" --fading {fading.strip(' ,')}" if fading else "")
+        if of == wanted:
+            recorded = f"recorded over {over or 'no noisy link'}, the links have {wanted_over or 'no noise'}"
+            raise TraceError(f"{path}: {recorded}; allowed: a trace of the same, {anew}")
+        raise TraceError(f"{path}: recorded of {of or 'an unnamed network'}; allowed: of {wanted}, {anew}")
     return path, trace

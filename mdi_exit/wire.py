@@ -2,8 +2,9 @@
 
 A message on a link is the very effect that caused it (`SendTasks`, `Acknowledge`, `SendResults`, `SendReport`,
 `SendThresholds`, `SendPrices`, `SendMeasurements`), so that there is no second family of types. Its frames are a
-versioned header and, behind it, one frame per tensor, which becomes an array without being copied. `pack` and `unpack`
-do the same for every event and effect, for journals.
+versioned header and, behind it, one frame per tensor, which becomes an array without being copied. A feature may be
+coded (mdi_exit.codec); the header names how, per tensor. `pack` and `unpack` do the same for every event and effect,
+for journals.
 
 A frozen dataclass travels as {tag: [fields]}; `TABLE` gives each its tag. Nothing here can run code: unpacking makes
 numbers, texts, tuples and the dataclasses of the table, each field checked against its annotation. Whatever a peer
@@ -19,6 +20,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from mdi_exit import codec
 from mdi_exit.core import effects as fx
 from mdi_exit.wire_table import LINK_MESSAGES, READERS, VERSION, WRITERS, LinkMessage, WireError
 
@@ -36,6 +38,10 @@ _ENTRIES_MAX = 1 << 16  # of one list; bounds what a header of a few bytes can m
 # Bytes as they lie in memory are little-endian on every machine this runs on (x86, Arm); the names say so.
 _DTYPES: tuple[np.dtype[Any], ...] = tuple(np.dtype(name) for name in ("|u1", "<f2", "<f4", "|i1"))
 _DTYPE_CODE = {dtype: code for code, dtype in enumerate(_DTYPES)}
+_FEATURE = np.dtype("<f4")
+# What a tensor is described by: the number of its type where it travels as it is, and these where it is coded fp32.
+_CODED = {len(_DTYPES): codec.FP16, len(_DTYPES) + 1: codec.INT8}
+_CODE = {encoding: code for code, encoding in _CODED.items()}
 
 Tensor = NDArray[Any]
 Buffer = bytes | bytearray | memoryview
@@ -44,14 +50,23 @@ Buffer = bytes | bytearray | memoryview
 # ---- messages of a link
 
 
-def encode(message: LinkMessage, tensors: Sequence[Tensor] = ()) -> list[Buffer]:
+def encode(message: LinkMessage, tensors: Sequence[Tensor] = (), encoding: str = codec.FP32) -> list[Buffer]:
     """Return the frames of a message; tensors that are contiguous are not copied, so leave them be until sent.
 
-    A `SendTasks` goes with either one tensor per task, in order, or none when only its header is of interest.
+    A `SendTasks` goes with either one tensor per task, in order, or none when only its header is of interest. In
+    another `encoding` than fp32, features (fp32 tensors) are coded, but those that it cannot hold.
     """
     frames: list[Buffer] = [b""]
     described = []
     for tensor in tensors:
+        if encoding != codec.FP32 and tensor.dtype == _FEATURE:
+            try:
+                frames.append(codec.encode(encoding, tensor))
+            except codec.CodecError:
+                pass  # as it is
+            else:
+                described.append((_CODE[encoding], tensor.shape))
+                continue
         described.append((_DTYPE_CODE[tensor.dtype], tensor.shape))
         whole = tensor if tensor.flags.c_contiguous else np.ascontiguousarray(tensor)
         frames.append(whole.data.cast("B") if tensor.size else b"")
@@ -60,7 +75,9 @@ def encode(message: LinkMessage, tensors: Sequence[Tensor] = ()) -> list[Buffer]
 
 
 def decode(frames: Sequence[Buffer]) -> tuple[LinkMessage, list[Tensor]]:
-    """Return the message and its tensors (read-only views of the frames). Raises WireError.
+    """Return the message and its tensors, coded ones as fp32 again, others as read-only views of the frames.
+
+    Raises WireError.
 
     The types are checked, not yet whether the numbers make sense for a network: see `runtime.fit`.
     """
@@ -81,14 +98,18 @@ def decode(frames: Sequence[Buffer]) -> tuple[LinkMessage, list[Tensor]]:
         raise WireError(f"{len(described)} tensors with a {type(message).__name__}")
     if sum(map(len, frames)) > MESSAGE_BYTES_MAX:
         raise WireError(f"the message is larger than {MESSAGE_BYTES_MAX} bytes")
-    return message, [_tensor(entry, frame) for entry, frame in zip(described, frames[1:], strict=True)]
+    tensors, left_bytes = [], MESSAGE_BYTES_MAX  # of what they become: coded ones grow
+    for entry, frame in zip(described, frames[1:], strict=True):
+        tensors.append(_tensor(entry, frame, min(left_bytes, TENSOR_BYTES_MAX)))
+        left_bytes -= tensors[-1].nbytes
+    return message, tensors
 
 
-def _tensor(described: object, frame: Buffer) -> Tensor:
+def _tensor(described: object, frame: Buffer, most_bytes: int) -> Tensor:
     if type(described) is not tuple or len(described) != 2:
         raise WireError("a tensor is not described as (dtype, shape)")
     code, shape = described
-    if type(code) is not int or not 0 <= code < len(_DTYPES):
+    if type(code) is not int or not 0 <= code < len(_DTYPES) + len(_CODED):
         raise WireError(f"unknown tensor type {code!r}")
     if type(shape) is not tuple or len(shape) > DIMENSIONS_MAX:
         raise WireError("a tensor's shape is not a short list")
@@ -97,8 +118,15 @@ def _tensor(described: object, frame: Buffer) -> Tensor:
         if type(dimension) is not int or not 0 <= dimension <= DIMENSION_MAX:
             raise WireError(f"a tensor's dimension is {dimension!r}")
         size *= dimension
+    if code in _CODED:
+        if _FEATURE.itemsize * size > most_bytes:
+            raise WireError(f"a coded feature of shape {shape} is larger than {most_bytes} bytes")
+        try:
+            return codec.decode(_CODED[code], shape, frame)
+        except codec.CodecError as error:
+            raise WireError(str(error)) from error
     dtype = _DTYPES[code]
-    if size * dtype.itemsize != len(frame) or len(frame) > TENSOR_BYTES_MAX:
+    if size * dtype.itemsize != len(frame) or len(frame) > most_bytes:
         raise WireError(f"a tensor of shape {shape} and type {dtype} came as {len(frame)} bytes")
     return np.frombuffer(frame, dtype).reshape(shape)
 

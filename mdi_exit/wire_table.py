@@ -14,7 +14,7 @@ from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core import types as ty
 
-VERSION = 2  # of the header and of TABLE; raised whenever a tag, a field or its meaning changes
+VERSION = 4  # of the header and of TABLE; raised whenever a tag, a field or its meaning changes
 
 TABLE: dict[int, type[Any]] = {
     # values inside others
@@ -26,6 +26,7 @@ TABLE: dict[int, type[Any]] = {
     6: ty.Measurement,
     7: ty.Prices,
     8: ty.OnAir,
+    9: ty.Verdict,
     # effects of a worker; the first seven are also the messages of a link
     16: fx.SendTasks,
     17: fx.Acknowledge,
@@ -72,6 +73,7 @@ TABLE: dict[int, type[Any]] = {
     69: ev.AdmissionClosed,
     70: ev.DrainExpired,
     71: ev.PricesSolved,
+    72: ev.WorkerLeft,
 }
 
 LinkMessage = (

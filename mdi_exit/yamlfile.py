@@ -22,6 +22,7 @@ import yaml
 from mdi_exit.errors import UserError
 
 NUMBERS_MAX = 1_000_000  # lines of a file of numbers: what is read is held in memory
+_NAMED_MAX = 3  # fields of one relation; more are a list of fields that have nothing to do with each other
 STRICT = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -56,9 +57,13 @@ class Place:
     def unknown(self, what: str, name: object, allowed: Iterable[str]) -> ConfigError:
         """Refuse a name that is not among `allowed`, with the one that was probably meant."""
         known = list(allowed)
-        close = difflib.get_close_matches(str(name), known, 1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        return self.refuse(f"unknown {what} {name!r}{hint}", known or "none")
+        return self.refuse(f"unknown {what} {name!r}{meant(name, known)}", known or "none")
+
+
+def meant(name: object, known: Iterable[str]) -> str:
+    """The name that was probably meant, in brackets, if any comes close."""
+    close = difflib.get_close_matches(str(name), list(known), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 # ---- reading
@@ -162,9 +167,10 @@ def check(model: type[Model], content: object, place: Place) -> Model:
     try:
         return model.model_validate(_frozen(content))
     except pydantic.ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first, *others = error.errors(include_url=False)
         keys = tuple(key for key in first["loc"] if not isinstance(key, str) or "[" not in key)
-        raise _translate(place.at(*keys), first) from error
+        missing = [str(other["loc"][0]) for other in others if other["type"] == "missing"]
+        raise _translate(place.at(*keys), first, missing) from error
 
 
 def build(record: type[Record], content: Mapping[str, Any], place: Place) -> Record:
@@ -184,7 +190,32 @@ def build(record: type[Record], content: Mapping[str, Any], place: Place) -> Rec
     try:
         return record(**{name: getattr(checked, name) for name in content})
     except ValueError as error:
-        raise place.refuse(str(error)) from error
+        raise refusal(record, content, place, str(error)) from error
+
+
+def refusal(record: type[Any], content: Mapping[str, Any], place: Place, what: str) -> ConfigError:
+    """The refusal of `content`, of which `record` says what is wrong: of one field, if that alone is to blame, and with
+    the values of the others that `what` speaks of."""
+    fields = {field.name: content.get(field.name, field.default) for field in dataclasses.fields(record)}
+    named = [name for name in fields if re.search(rf"\b{name}\b", what)]
+    blamed = [name for name in named if name in content and _fine(record, content, name, what)]
+    if len(one := blamed if len(named) > 1 else named) == 1:
+        place, said = place.at(one[0]), re.match(rf"{one[0]} ((is|are|has) .*)", what)
+        what = said[1] if said else f"is {describe(fields[one[0]])}, but {what}"
+        named = [] if len(named) > _NAMED_MAX else [name for name in named if name not in one]
+    values = ", ".join(f"{name} is {describe(fields[name])}" for name in named)
+    return place.refuse(f"{what} ({values})" if values else what)
+
+
+def _fine(record: type[Any], content: Mapping[str, Any], name: str, what: str) -> bool:
+    """Whether `what` is no longer wrong once a field has its default."""
+    try:
+        record(**{key: value for key, value in content.items() if key != name})
+    except ValueError as error:
+        return str(error) != what
+    except TypeError:  # it has none
+        return False
+    return True
 
 
 def describe(value: object) -> str:
@@ -230,11 +261,11 @@ _ALLOWED = {
 }
 
 
-def _translate(place: Place, error: Any) -> ConfigError:
-    """pydantic's account of a mistake, in the words of a YAML file."""
+def _translate(place: Place, error: Any, missing: list[str]) -> ConfigError:
+    """pydantic's account of a mistake, in the words of a YAML file; `missing` are further keys that are."""
     kind, context = error["type"], error.get("ctx", {})
     if kind == "missing":
-        return place.refuse("is missing")
+        return place.refuse(", and so is ".join(["is missing", *missing]))
     if kind == "value_error":
         return place.refuse(str(context["error"]))
     allowed = _ALLOWED.get(kind, "").format(**context) or str(error["msg"])

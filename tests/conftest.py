@@ -48,6 +48,15 @@ def _ray_is_running() -> bool:
     return ray is not None and bool(ray.is_initialized())
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, files stay whole, and all that start devices, real or emulated, are one process's: they
+    want the machine, and would count each other's left-behinds."""
+    devices = {item.path for item in items if item.get_closest_marker("ray") or item.path.name.startswith("test_lab")}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("devices" if item.path in devices else item.path.name))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let golden texts be written anew on purpose."""
     parser.addoption("--rewrite", action="store_true", help="write golden texts anew instead of comparing")

@@ -13,7 +13,8 @@ from mdi_exit.config import Experiment, load_experiment
 from mdi_exit.journal import Step
 from mdi_exit.jsonfile import rounded
 from mdi_exit.models.card import Card
-from mdi_exit.report import Report, WorkerFacts, build_report
+from mdi_exit.report import Report, build_report
+from mdi_exit.report_nodes import WorkerFacts
 from mdi_exit.simulation.run import Simulation
 from mdi_exit.tally import NodeTally
 from mdi_exit.trace import ExitTrace

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
+from mdi_exit.config import load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import ExitReading, Limits, OnAir, Prices, WorkerOptions
+from mdi_exit.core.views import ExitDecision
 from mdi_exit.policies.backpressure import BackPressure, DualBackPressure
 from mdi_exit.policies.control import FillQueue, PiControl
 from mdi_exit.policies.exit import DriftPlusPenalty
 
-from .worlds import SURE, UNSURE, admit, done, mesh_world, of, only, report, worker
+from .worlds import SURE, UNSURE, admit, done, mesh_world, of, only, report, task, worker
 
 RNG = random.Random(0)
 
@@ -24,12 +26,16 @@ RNG = random.Random(0)
 @dataclass
 class Queue:
     tasks: dict[int, int]
+    crossed: int = 0
 
     def __len__(self) -> int:
         return sum(self.tasks.values())
 
     def count(self, k: int) -> int:
         return self.tasks.get(k, 0)
+
+    def hops(self, k: int) -> int:
+        return self.crossed
 
 
 @dataclass
@@ -40,9 +46,14 @@ class Neighbour:
     accepts: tuple[int, ...] = (1, 2, 3)
     tasks: dict[int, int] = field(default_factory=dict)
     delay_s: float = 0.01
+    round_trip_s: float = 0.0
+    sent: int = 0
 
     def backlog(self, k: int) -> int:
         return self.tasks.get(k, 0)
+
+    def under_way(self, k: int) -> int:
+        return self.sent
 
     def segment_delay_s(self, k: int) -> float:
         return self.delay_s
@@ -56,13 +67,15 @@ class Worker:
     hosted: tuple[int, ...] = (1, 2, 3)
     pi: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     air: OnAir | None = None
-    sending: int = 0
+    sending: float = 0.0
     continuing: float = 0.5
+    beside_s: float = 0.0
+    crossed: int = 0
     name: str = "n"
     exits: int = 3
 
     def __post_init__(self) -> None:
-        self.input, self.output, self.either = Queue({}), Queue({}), Queue(self.waiting)
+        self.input, self.output, self.either = Queue({}), Queue({}), Queue(self.waiting, self.crossed)
 
     def backlog(self, k: int) -> int:
         return self.waiting.get(k, 0)
@@ -79,7 +92,7 @@ class Worker:
     def on_air(self, neighbour: str) -> OnAir | None:
         return self.air
 
-    def sending_on(self, channel: str) -> int:
+    def sending_s(self, channel: str) -> float:
         return self.sending
 
 
@@ -101,6 +114,21 @@ class TestBackPressure:
     def test_nothing_is_sent_unless_the_queue_here_is_longer_by_more_than_theta(self) -> None:
         assert sends(BackPressure(theta=1), Worker({1: 3}), Neighbour(tasks={1: 2})) is None
         assert sends(BackPressure(theta=0.5), Worker({1: 3}), Neighbour(tasks={1: 2})) == 1
+
+    def test_of_what_is_on_its_way_half_counts(self) -> None:
+        for sent, answer in ((2, 1), (6, None)):
+            assert sends(BackPressure(theta=1), Worker({1: 5}), Neighbour(tasks={1: 1}, sent=sent)) == answer
+
+    def test_a_hand_over_is_worth_more_than_computing_while_it_is_handled(self) -> None:
+        there = Neighbour(tasks={3: 4})
+        for beside_s, answer in ((0.0, 3), (0.001, 3), (0.003, None)):  # computing relieves by 20 in 10 ms
+            for policy in (BackPressure(), DualBackPressure(kappa=0)):
+                assert sends(policy, Worker({3: 10}, beside_s=beside_s), there) == answer
+
+    def test_a_task_that_was_handed_here_is_dearer_to_hand_on(self) -> None:
+        there = Neighbour(tasks={3: 4})
+        for crossed, answer in ((0, 3), (1, 3), (2, None)):
+            assert sends(BackPressure(), Worker({3: 10}, beside_s=0.001, crossed=crossed), there) == answer
 
     def test_a_last_task_that_cannot_be_computed_here_leaves(self) -> None:
         assert sends(BackPressure(), Worker({3: 1}, hosted=(1, 2)), Neighbour()) == 3
@@ -136,10 +164,20 @@ class TestPrices:
         assert sends(DualBackPressure(), Worker({1: 9, 2: 3}, pi=pi, air=dear), Neighbour()) == 2
         assert sends(DualBackPressure(), Worker({1: 9}, pi=pi, air=dear), Neighbour()) is None
 
-    def test_a_worker_does_not_crowd_a_channel(self) -> None:
-        air = OnAir("n", "m", "air", 0.0, (0.001,) * 3)
-        assert sends(DualBackPressure(), Worker({1: 9}, air=air, sending=3), Neighbour()) == 1
-        assert sends(DualBackPressure(), Worker({1: 9}, air=air, sending=4), Neighbour()) is None
+    def test_a_worker_does_not_crowd_a_channel_with_airtime(self) -> None:
+        air = OnAir("n", "m", "air", 0.0, (0.004, 0.1, 0.0))
+        assert sends(DualBackPressure(), Worker({1: 9}, air=air, sending=0.015), Neighbour()) == 1
+        assert sends(DualBackPressure(), Worker({1: 9}, air=air, sending=0.017), Neighbour()) is None
+        assert sends(DualBackPressure(), Worker({1: 9}, air=air, sending=0.05), Neighbour(round_trip_s=0.06)) == 1
+        assert sends(DualBackPressure(), Worker({2: 9}, air=air), Neighbour()) == 2, "however long, alone it may"
+
+    def test_what_is_worth_hardly_more_than_its_air_waits(self) -> None:
+        """Others may wait for the same air with more: a fifth of its price is asked beyond it."""
+        pi, air = {"n": (1.0, 0, 0), "m": (0.5, 0, 0)}, OnAir("n", "m", "air", 10.0, (0.05, 0.0, 0.0))
+        assert sends(DualBackPressure(theta=0), Worker({1: 3}, pi=pi, air=air), Neighbour()) is None
+        assert sends(DualBackPressure(theta=0), Worker({1: 4}, pi=pi, air=air), Neighbour()) == 1
+        relay = Worker({1: 1}, hosted=(2, 3), pi=pi, air=air)
+        assert sends(DualBackPressure(), relay, Neighbour()) == 1, "what cannot be computed here must not stay for ever"
 
     def test_without_prices_the_queues_decide(self) -> None:
         assert sends(DualBackPressure(), Worker({1: 3}), Neighbour()) == 1
@@ -224,8 +262,8 @@ class TestDriftPlusPenalty:
     @pytest.mark.parametrize(("waiting", "leaves_above"), [(0, 0.9), (2, 0.9), (10, 0.75), (40, 0.0)])
     def test_the_threshold_falls_with_the_queue_behind_it(self, waiting: int, leaves_above: float) -> None:
         policy, view = DriftPlusPenalty(v=40), self.View(waiting)
-        assert not policy.leaves(1, ExitReading(leaves_above, 0, 0.0), view)
-        assert policy.leaves(1, ExitReading(leaves_above + 0.01, 0, 0.0), view)
+        assert policy.decide(task(), ExitReading(leaves_above, 0, 0.0), view) is ExitDecision.GO_ON
+        assert policy.decide(task(), ExitReading(leaves_above + 0.01, 0, 0.0), view) is ExitDecision.LEAVE
 
 
 def test_a_worker_measures_segments_and_who_goes_on_and_tells_the_source() -> None:
@@ -241,6 +279,18 @@ def test_a_worker_measures_segments_and_who_goes_on_and_tells_the_source() -> No
     assert passed_on == [told], "those of others travel on as results do"
 
 
+def test_what_is_on_its_way_to_a_neighbour_does_not_make_it_busy_but_takes_of_the_medium() -> None:
+    core = worker("m", offloading=BackPressure(theta=0), options=WorkerOptions(link_window=3))
+    admit(core, *range(5))
+    neighbour = core.neighbours_toward(1)[0]
+    assert len(neighbour.transfers) == 3 and neighbour.backlog(1) == 0
+    air = OnAir("n", "m", "air", 1.0, (0.002, 0.0, 0.0))
+    core.handle(ev.PricesReceived(Prices(1, ("n", "m"), ((0.0,) * 3,) * 2, (air,)), None), 0.05)
+    assert core.sending_s("air") == pytest.approx(0.006) and core.sending_s("another") == 0
+    core.handle(ev.ReportReceived(report("m", waiting=2)), 0.1)
+    assert neighbour.backlog(1) == 2
+
+
 def test_what_a_task_takes_of_a_link_is_told_from_what_it_waited_for_others() -> None:
     options = WorkerOptions(link_window=2)
     core = worker("m", offloading=BackPressure(theta=0), options=options)
@@ -251,3 +301,13 @@ def test_what_a_task_takes_of_a_link_is_told_from_what_it_waited_for_others() ->
     neighbour = core.neighbours_toward(1)[0]
     first_s, second_s = 0.010 / 2, 0.004
     assert neighbour.segment_delay_s(1) == pytest.approx(first_s + 0.1 * (second_s - first_s))
+
+
+class TestKappa:
+    def test_it_grows_with_the_queue_at_the_source_unless_it_is_given(self) -> None:
+        settings = {"admission": {"rule": "fill_queue", "queue_target": 48}}
+        found = load_experiment("near-optimal", settings).offloading
+        assert found == DualBackPressure(kappa=8.0) == DualBackPressure().at(48)
+        given = load_experiment("near-optimal", {**settings, "offloading": {"rule": "dual_backpressure", "kappa": 3}})
+        assert given.offloading == DualBackPressure(kappa=3)
+        assert DualBackPressure().at(0) == DualBackPressure(kappa=2.0)

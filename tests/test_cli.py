@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from mdi_exit import assembly
+from mdi_exit import __version__, assembly, outputs
 from mdi_exit.cli import main
 from mdi_exit.config import load_experiment
+from mdi_exit.errors import UserError
 from mdi_exit.journal import journals, read, replay
 from mdi_exit.report import read_report, write_report
+from mdi_exit.runtime import cluster
 from mdi_exit.runtime.cluster import LOCAL_ENVIRONMENT
 
 from .recorded import record
 
 
 def mdi_exit(
-    *arguments: str | Path, folder: Path, changes: Mapping[str, str] | None = None
+    *arguments: str | Path, folder: Path, changes: Mapping[str, str] | None = None, within_s: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """Run `mdi-exit` in a folder, in an environment with `changes`."""
     program = [sys.executable, "-c", "from mdi_exit.cli import main; main()", *map(str, arguments)]
     environment = {**os.environ, "COLUMNS": "100", "PYTHONWARNINGS": "default", **(changes or {})}
-    return subprocess.run(program, cwd=folder, capture_output=True, text=True, timeout=60, env=environment, check=False)
+    return subprocess.run(
+        program, cwd=folder, capture_output=True, text=True, timeout=within_s, env=environment, check=False
+    )
 
 
 def here(
@@ -116,6 +124,13 @@ def test_help_is_printed_on_stdout(
 ) -> None:
     done = here(*arguments, folder=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
     assert done.returncode == status and "Usage: mdi-exit " in done.stdout and done.stderr == ""
+
+
+def test_the_version_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = here("--version", folder=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"mdi-exit {__version__}\n", "")
 
 
 @pytest.mark.parametrize(
@@ -330,14 +345,77 @@ def test_a_report_is_shown_again_as_it_was(ran: tuple[Path, subprocess.Completed
     assert json.loads(as_json.stdout) == read_report(folder / "results")
 
 
+class Greeting(socketserver.BaseRequestHandler):
+    """Begins as a server of HTTP/2 does, with an empty SETTINGS frame, and says no more."""
+
+    def handle(self) -> None:
+        """Answer, and wait for the end."""
+        self.request.sendall(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+        while self.request.recv(4096):
+            pass
+
+
+@contextlib.contextmanager
+def listening(handler: type[socketserver.BaseRequestHandler]) -> Iterator[str]:
+    """Where somebody listens who is not Ray."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
 @pytest.mark.parametrize("joins", [False, True], ids=["one of our own", "one that is joined"])
 def test_a_cluster_that_ray_does_not_give_is_one_line_with_its_reason(joins: bool, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        address = ["--address", f"127.0.0.1:{nobody.getsockname()[1]}"] if joins else []
+    with listening(Greeting) as somebody:
         token = {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "nowhere")}
+        address = ["--address", somebody] if joins else []
         line = refused(mdi_exit("run", "find-rate", *address, folder=tmp_path, changes=token))
     assert ("cannot be joined (" if joins else "cannot start Ray on this machine (") in line
     assert token["RAY_AUTH_TOKEN_PATH"] in line and not (tmp_path / "runs").exists()
+
+
+def test_an_address_where_something_else_listens_is_one_line_with_the_remedy(tmp_path: Path) -> None:
+    with listening(socketserver.BaseRequestHandler) as somebody:  # it closes at once
+        done = mdi_exit("run", "find-rate", "--address", somebody, folder=tmp_path)
+    said = f"Ray cluster {somebody}: what listens there is no Ray, or hangs; allowed: the address and port of a head"
+    assert said in refused(done) and "ray start --head --port=6379" in done.stderr
+
+
+class Dribbling(socketserver.BaseRequestHandler):
+    """The same byte by byte; it ends after `sends`."""
+
+    sends = 9
+
+    def handle(self) -> None:
+        """Answer as it comes through a bad line."""
+        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for each in bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])[: self.sends]:
+            self.request.sendall(bytes([each]))
+            time.sleep(0.02)
+        while self.sends == 9 and self.request.recv(4096):
+            pass
+
+
+class Broken(Dribbling):
+    """It closes before it has said what it is."""
+
+    sends = 3
+
+
+@pytest.mark.parametrize(("handler", "is_ray"), [(Greeting, True), (Dribbling, True), (Broken, False)])
+def test_a_head_whose_greeting_comes_in_pieces_is_one(
+    handler: type[socketserver.BaseRequestHandler], is_ray: bool
+) -> None:
+    with listening(handler) as somebody:
+        host, _, port = somebody.rpartition(":")
+        with socket.create_connection((host, int(port)), 60) as asking:
+            assert cluster._greets(asking) == is_ray
+
+
+def test_that_no_ray_runs_here_is_told_with_how_to_start_one() -> None:
+    rays = "Could not find any running Ray instance. Please specify the one to connect to by setting `--address` flag"
+    assert cluster._why(ConnectionError(rays)).startswith("none runs on this machine; allowed: HOST:PORT of a head")
 
 
 # It listens on the loopback interface alone, and ends when its standard input does.
@@ -379,6 +457,73 @@ def test_a_run_that_fails_leaves_the_results_of_an_older_one_alone(tmp_path: Pat
     (tmp_path / "file").write_text("")
     line = refused(mdi_exit("run", "find-rate", "--out", "file", folder=tmp_path))
     assert "--out file" in line and "allowed" in line
+
+
+def test_results_whose_folder_nobody_named_do_not_replace_older_ones(tmp_path: Path) -> None:
+    words = ("simulate", "find-rate", "--set", "duration_s=0.5", "--no-optimum", "--seed")
+    for seed, name in enumerate(("find-rate-simulated", "find-rate-simulated-2", "find-rate-simulated-3")):
+        done = mdi_exit(*words, str(seed), folder=tmp_path)
+        assert done.returncode == 0 and f"Results in runs/{name}: report.json" in done.stdout
+    seeds = [read_report(folder)["seed"] for folder in sorted((tmp_path / "runs").iterdir())]
+    assert seeds == [0, 1, 2]
+
+
+def test_runs_that_begin_at_once_get_a_folder_each(tmp_path: Path) -> None:
+    """An empty folder is no free one: another run may just have made it."""
+    together = threading.Barrier(8)
+
+    def claim(number: int) -> Path:
+        with outputs.claimed(tmp_path / "runs" / "name") as folder:
+            together.wait(60)
+            (folder / "report.json").write_text(str(number))
+            return folder
+
+    with ThreadPoolExecutor(8) as threads:
+        folders = list(threads.map(claim, range(8)))
+    assert {folder.name for folder in folders} == {"name", *(f"name-{number}" for number in range(2, 9))}
+    assert [(folder / "report.json").read_text() for folder in folders] == [str(number) for number in range(8)]
+
+
+def test_a_run_of_which_nothing_is_left_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "0.jpg").write_bytes(b"no image")
+    refused(mdi_exit("run", "find-rate", "--set", "dataset=flat", folder=tmp_path))
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "runs" / "find-rate").mkdir(parents=True)
+    refused(mdi_exit("run", "find-rate", "--set", "dataset=flat", folder=tmp_path))
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["find-rate"], "that one was there"
+    with pytest.raises(UserError, match="half"), outputs.claimed(tmp_path / "runs" / "find-rate") as folder:
+        (folder / "journal").write_text("")
+        raise UserError("half")
+    assert [path.name for path in folder.iterdir()] == ["journal"], "what it did write stays"
+
+
+def test_json_of_a_run_names_its_folder_on_standard_error(tmp_path: Path) -> None:
+    words = ("find-rate", "--set", "duration_s=0.5", "--no-optimum", "--json")
+    done = mdi_exit("simulate", *words, folder=tmp_path)
+    assert json.loads(done.stdout)["name"] == "find-rate"
+    said = [line for line in done.stderr.splitlines() if "Results in" in line]
+    assert len(said) == 1 and said[0].startswith("Results in runs/find-rate-simulated: report.json, "), done.stderr
+
+
+@pytest.mark.parametrize("verb", ["run", "simulate"])
+@pytest.mark.parametrize("where", ["a file", "nobody may look", "nobody may write", "no folders here"])
+def test_a_runs_folder_that_cannot_be_used_is_one_line_with_the_remedy(
+    where: str, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    if where == "a file":
+        runs.write_text("")
+    elif where.startswith("nobody"):
+        if os.geteuid() == 0:
+            pytest.skip("root may")
+        runs.mkdir(mode=0o000 if where == "nobody may look" else 0o555)
+    folder = Path("/proc") if where == "no folders here" else tmp_path
+    done = here(verb, "find-rate", folder=folder, monkeypatch=monkeypatch, capsys=capsys)
+    if runs.exists():
+        runs.chmod(0o755)  # so that it can be cleared up
+    line = refused(done)
+    assert "runs/find-rate" in line and "cannot be written to (" in line and "allowed: another folder, by --out" in line
 
 
 _TRAINING = ["mobilenetv2-cifar10", "--data", "sample"]

@@ -66,6 +66,13 @@ def batch(n: int) -> Any:
     return np.zeros((n, 1), np.float32)
 
 
+def test_what_the_device_s_runtime_takes_is_waited_for_and_not_counted_as_computing() -> None:
+    clock = HandClock()
+    paced = PacedRunner(Host(clock), (0.25, 0.5), 0.0, random.Random(4), clock, clock.sleep, task_s=0.125)
+    paced.run(1, batch(2))
+    assert (clock.now - 100.0, paced.took_s) == (0.75, 0.5)
+
+
 def test_a_step_takes_as_long_as_the_device_takes_for_that_segment() -> None:
     clock, host, paced = device()
     host.takes_s = 0.0625
@@ -99,6 +106,30 @@ def test_the_time_between_steps_is_not_the_devices() -> None:
     waited_until = clock.now
     paced.run(1, batch(1))
     assert clock.now - waited_until == 0.25  # 0.03125 earlier, and 0.03125 overslept again
+
+
+def test_a_step_that_follows_starts_when_the_last_one_was_due() -> None:
+    clock, host, paced = device(spread=0.25)
+    clock.oversleep_s, host.takes_s = 0.03125, 0.015625
+    began, took_s = clock.now, 0.0
+    for step in range(40):
+        paced.run(1, batch(1), follows=step > 0)
+        took_s += paced.took_s
+        clock.now += 0.0625  # until the answer is taken in and the next step asked for
+    assert clock.now - 0.0625 - 0.03125 == pytest.approx(began + took_s)
+    assert paced.pace_missed == 0
+
+
+def test_a_step_that_follows_a_missed_one_starts_when_it_is_asked_for() -> None:
+    clock, host, paced = device()
+    host.takes_s = 0.375
+    paced.run(1, batch(1))
+    assert paced.took_s == 0.375
+    host.takes_s = 0.0
+    clock.now += 0.0625
+    paced.run(1, batch(1), follows=True)
+    assert clock.now == 100 + 0.375 + 0.0625 + 0.25
+    assert paced.took_s == 0.25
 
 
 def test_a_sleep_that_ends_early_is_taken_up_again() -> None:

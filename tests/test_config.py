@@ -27,6 +27,8 @@ from mdi_exit.models.card import Card, ModelConfig
 from mdi_exit.policies import ADMISSION, ARRIVALS, EXIT
 from mdi_exit.policies.admission import AlwaysAdmit, RateAdaptation
 from mdi_exit.policies.arrivals import PoissonArrivals, RecordedArrivals
+from mdi_exit.policies.backpressure import DualBackPressure
+from mdi_exit.policies.control import FillQueue
 from mdi_exit.policies.exit import ThresholdExit
 from mdi_exit.policies.offloading import MdiExitOffloading, NeverOffload
 from mdi_exit.yamlfile import ConfigError, Place, parse
@@ -58,8 +60,8 @@ def test_everything_defaulted_is_a_valid_run_on_the_bundled_network_and_sample(t
     assert experiment.hosted == {"n1": (1, 2, 3, 4, 5)}
     assert experiment.devices == {"n1": None}
     assert experiment.thresholds == (0.8,) * 4
-    assert (experiment.exit, experiment.offloading) == (ThresholdExit(), MdiExitOffloading())
-    assert (experiment.admission, experiment.arrivals) == (RateAdaptation(), None)
+    assert (experiment.exit, experiment.offloading) == (ThresholdExit(), DualBackPressure(kappa=2.0))
+    assert (experiment.admission, experiment.arrivals) == (FillQueue(), None)
     assert experiment.worker_options == {"n1": WorkerOptions()}
     assert experiment.limits == Limits()
     empty = of(tmp_path, "# nothing but this\n")
@@ -164,7 +166,7 @@ def test_thresholds_are_one_number_or_one_per_exit(written: str, meant: tuple[fl
 
 
 def test_a_policys_options_alone_mean_the_default_rule(tmp_path: Path) -> None:
-    assert of(tmp_path, "offloading: {output_limit: 9}").offloading == MdiExitOffloading(output_limit=9)
+    assert of(tmp_path, "offloading: {theta: 2.0}").offloading == DualBackPressure(theta=2.0, kappa=2.0)
     assert of(tmp_path, "offloading: never").offloading == NeverOffload()
 
 
@@ -306,6 +308,10 @@ REFUSALS = {
         "topology: ring",
         "topology: no such name 'ring'; allowed: a path to a YAML file, or 2-node,",
     ),
+    "a graph written out": (
+        "topology: {source: a, workers: [a]}",
+        "topology: is a mapping; allowed: a name, or the path of a file that holds the graph",
+    ),
     "a missing topology": ("topology: ./g.yaml", "topology: no such file"),
     "a disconnected graph": ("topology: ./apart.yaml", "apart.yaml: links: the graph is not connected: b is cut off"),
     "unknown links": (
@@ -345,16 +351,16 @@ REFUSALS = {
         "offloading: unknown key 'output_limt' (did you mean 'output_limit'?); allowed: output_limit, split,",
     ),
     "an option of the wrong type": (
-        "offloading: {output_limit: 5.5}",
+        "offloading: {rule: mdi_exit, output_limit: 5.5}",
         "offloading.output_limit: is 5.5; allowed: a whole",
     ),
     "an option that is none of the words": (
-        "offloading: {split: often}",
+        "offloading: {rule: mdi_exit, split: often}",
         "offloading.split: is 'often'; allowed: 'idle_or_congested' or 'idle'",
     ),
     "options that contradict each other": (
         "admission: {rule: rate_adaptation, queue_low: 30, queue_high: 10}",
-        "admission: 0 < queue_low < queue_high is wanted",
+        "admission: 0 < queue_low < queue_high is wanted (queue_low is 30, queue_high is 10)",
     ),
     "an option of another rule": (
         "offloading: {rule: never, output_limit: 5}",
@@ -362,24 +368,30 @@ REFUSALS = {
     ),
     "a negative rate": (
         "admission: always\narrivals: {rule: poisson, rate_per_s: -5}",
-        "arrivals: rate_per_s must be above 0",
+        "arrivals.rate_per_s: is -5, but rate_per_s must be above 0",
     ),
     "a rate of text": (
         "admission: always\narrivals: {rule: poisson, rate_per_s: fast}",
         "arrivals.rate_per_s: is 'fast'; allowed: a number",
     ),
     "a missing rate": ("admission: always\narrivals: poisson", "arrivals.rate_per_s: is missing"),
+    "two missing rates": ("admission: always\narrivals: bursty", "rate_per_s: is missing, and so is burst_rate_per_s"),
     "arrivals without a rule": (
         "admission: always\narrivals: {rate_per_s: 5}",
         "arrivals: does not name its rule; allowed: rule: with one of constant, poisson, bursty, recorded",
     ),
     "no arrivals": (
         "admission: threshold_adaptation",
-        "arrivals: is missing, and admission threshold_adaptation wants it; allowed: one of constant, poisson,",
+        "arrivals: is missing, and admission threshold_adaptation wants it; allowed: {rule: constant, rate_per_s: NUM",
     ),
     "arrivals too many": (
         "arrivals: {rule: poisson, rate_per_s: 5}",
-        "arrivals: admission rate_adaptation finds its rate itself; allowed: no arrivals, or admission threshold",
+        "arrivals: admission fill_queue finds its rate itself; allowed: no arrivals; or admission threshold_adapt"
+        "ation or pi_control or always, with arrivals {rule: poisson, rate_per_s: NUMBER}",
+    ),
+    "arrivals too many, and of no rule": (
+        "arrivals: {rule: [often]}",
+        "{rule: poisson, rate_per_s: NUMBER} or {rule: bursty, rate_per_s: NUMBER, burst_rate_per_s: NUMBER} or {rule:",
     ),
     "recorded arrivals that are missing": (
         "admission: always\narrivals: {rule: recorded, file: nothing.txt}",
@@ -446,7 +458,14 @@ REFUSALS = {
     "a device without memory": ("devices: ./forgetful.yaml", "forgetful.yaml: memory_bytes: is missing"),
     "a limit of 0": ("limits: {attempts_max: 0}", "limits.attempts_max: is 0; allowed: above 0"),
     "an unknown limit": ("limits: {deadline: 3}", "limits: unknown key 'deadline' (did you mean 'deadline_s'?)"),
-    "a worker option out of range": ("worker: {gossip_s: 0}", "worker: gossip_s and measure_s must be above 0"),
+    "a worker option out of range": (
+        "worker: {gossip_s: 0}",
+        "worker.gossip_s: is 0, but group_s, gossip_s and measure_s must be above 0",
+    ),
+    "an option at odds with a default": (
+        "admission: {rule: rate_adaptation, queue_low: 40, alpha: 0.3}",
+        "admission.queue_low: is 40, but 0 < queue_low < queue_high is wanted (queue_high is 30)",
+    ),
     "a backend": ("runtime: {backend: jax}", "runtime.backend: is 'jax'; allowed: 'onnx' or 'torch'"),
     "an encryption": (
         "runtime: {encrypt: sometimes}",
@@ -503,7 +522,7 @@ def test_what_cannot_be_is_refused_in_one_line_that_names_file_and_key(case: str
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.yaml: no such file; allowed: .*YAML file, or bursty, .*find-rate, "):
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such file; allowed: .*YAML file, or adaee, .*find-rate, "):
         load_experiment(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_experiment(tmp_path)
@@ -572,7 +591,7 @@ def test_settings_are_laid_over_the_file_and_checked_like_it(tmp_path: Path) -> 
         (
             "admission: always",
             {"arrivals.rate_per_s": -1, "arrivals.rule": "poisson"},
-            r"FILE with --set arrivals\.rate_per_s, arrivals\.rule: arrivals: rate_per_s must be above 0",
+            r"--set: arrivals\.rate_per_s: is -1, but rate_per_s must be above 0",
         ),
         (
             "topology: 3-node-mesh\nplacement: {n3: all}",
@@ -624,8 +643,23 @@ def test_a_path_in_a_setting_is_relative_to_where_one_is(tmp_path: Path, monkeyp
     assert Path(load_experiment(path, {"dataset": "pictures"}).dataset) == tmp_path / "here" / "pictures"
     (tmp_path / "here" / "sample").mkdir()
     assert load_experiment(path, {"dataset": "sample"}).dataset == "sample"
-    with pytest.raises(ConfigError, match="no such data set 'paintings'"):
+    for key in ("dataset", "topology", "devices", "model", "exit.decision.file"):
+        rule = {"exit.rule": "transmission", "exit.decision.rule": "learned"} if key.startswith("exit") else {}
+        with pytest.raises(UserError, match=f"--set: {key}.*{re.escape(str(tmp_path / 'here' / 'paintings.d'))}"):
+            load_experiment(path, rule | {key: "paintings.d/x.yaml"})
+    with pytest.raises(ConfigError, match=f"no such data set '{re.escape(str(tmp_path / 'here' / 'paintings'))}'"):
         load_experiment(path, {"dataset": "paintings"})
+    assert load_experiment(path, {"model": "mobilenetv2-cifar10.safetensors"}).exits == 5
+
+
+def test_a_file_without_its_suffix_and_a_misspelt_example_are_guessed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "seed: 1", "find-rates.yaml")
+    monkeypatch.chdir(tmp_path)
+    for typed, guess in (("find-rates", "find-rates.yaml"), ("splite", "splitee")):
+        with pytest.raises(ConfigError, match=rf"^{typed}: no such file \(did you mean '{guess}'\?\); allowed: "):
+            load_experiment(typed)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar10-test", "cifar10-train", "cifar100-test"])

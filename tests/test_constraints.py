@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -47,3 +48,14 @@ def test_no_package_is_pinned_twice_for_one_python() -> None:
     for version in ("3.10", "3.11", "3.13"):
         names = [p.name for p in PINS if p.marker is None or p.marker.evaluate({"python_version": version})]
         assert len(names) == len(set(names))
+
+
+def test_what_the_benchmarks_compare_with_is_pinned_where_it_is_installed() -> None:
+    try:
+        metadata.distribution("fastapi")
+    except metadata.PackageNotFoundError:
+        pytest.skip("what .[benchmarks] brings is not installed")
+    pinned = {canonicalize_name(pin.name) for pin in PINS if pin.marker is None or pin.marker.evaluate()}
+    brought = sorted(set(needed("ray", frozenset({"serve"}), {})))
+    assert "fastapi" in brought
+    assert [name for name in brought if name not in pinned] == []

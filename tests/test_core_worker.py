@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import Limits, Result, Routes, WorkerOptions
+from mdi_exit.policies.backpressure import BackPressure
 from mdi_exit.policies.offloading import MdiExitOffloading, NeverOffload
 
 from .worlds import EXITS, SURE, UNSURE, admit, done, of, only, report, task, worker
@@ -117,7 +120,7 @@ class TestCustody:
 
 class TestGroups:
     def test_tasks_of_one_segment_run_and_survivors_of_an_exit_travel_together(self) -> None:
-        core = worker("m", hosted=(1,), offloading=KEEP, options=WorkerOptions(group_max=4))
+        core = worker("m", hosted=(1,), offloading=KEEP, options=WorkerOptions(group_max=4, group_s=1.0))
         run = only(admit(core, 0, 1, 2, 3, 4), fx.RunSegment)
         assert len(run.tasks) == 1, "an idle worker starts at once with what it has"
         run = only(done(core, run, SURE), fx.RunSegment)
@@ -126,6 +129,18 @@ class TestGroups:
         effects = core.handle(ev.SegmentDone(1, run.tasks, readings, 500, 0.1), 0.0)
         assert [t.key for t in only(effects, fx.SendTasks).tasks] == [(1, 0, 2), (3, 0, 2)]
         assert [r.data_id for r in only(effects, fx.DeliverResults).results] == [2, 4]
+
+    @pytest.mark.parametrize(("took_s", "tasks"), [(0.001, 5), (0.02, 3), (0.03, 2), (1.0, 1)])
+    def test_a_group_is_no_larger_than_can_be_computed_in_time(self, took_s: float, tasks: int) -> None:
+        core = worker("m", hosted=(1,), offloading=KEEP, options=WorkerOptions(group_max=5, group_s=0.0625))
+        run = only(admit(core, *range(9)), fx.RunSegment)
+        effects = core.handle(ev.SegmentDone(1, run.tasks, (SURE,), 500, took_s), 0.0)
+        assert len(only(effects, fx.RunSegment).tasks) == tasks
+
+    def test_a_group_handed_over_is_no_larger_than_evens_out_the_queues(self) -> None:
+        core = worker("m", offloading=BackPressure(), options=WorkerOptions(group_max=8, link_window=4))
+        sent = of(core.handle(ev.TasksArrived(tuple(map(task, range(8))), None, 0), 0.0), fx.SendTasks)
+        assert [len(each.tasks) for each in sent] == [4, 1]
 
     def test_no_more_groups_are_under_way_on_a_link_than_its_window(self) -> None:
         core = worker("m", hosted=(2,), offloading=KEEP, options=WorkerOptions(link_window=2))

@@ -10,20 +10,24 @@ import random
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 import zmq
 
-from mdi_exit import wire
+from mdi_exit import codec, wire
 from mdi_exit.compute.base import FeatureShapes
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import Result, Task, WorkerReport
 from mdi_exit.errors import UserError
+from mdi_exit.runtime import links
+from mdi_exit.runtime.coder import Coder
 from mdi_exit.runtime.exchange import Exchange, TimerName
 from mdi_exit.runtime.links import Address, Links
+from mdi_exit.runtime.receiver import Receiver, no_noise
 from mdi_exit.runtime.timers import Timers
 from mdi_exit.shaping import Shape, Shaper
 
@@ -37,7 +41,9 @@ ROUNDS_MAX = 500  # of 20 ms at most: a test that waits for what never comes fai
 class Peer:
     """One worker's links and exchange, with a clock to set and lists of what it was told."""
 
-    def __init__(self, name: str, encrypt: bool = True, shape: Shape | None = None) -> None:
+    def __init__(
+        self, name: str, encrypt: bool = True, shape: Shape | None = None, receiver: Receiver | None = None
+    ) -> None:
         self.name, self.now = name, 0.0
         self.bell, self.rope = socket.socketpair()
         self.links = Links(name, "127.0.0.1", None, encrypt, self.bell.fileno())
@@ -46,7 +52,16 @@ class Peer:
         self.stored: dict[tuple[int, int, int], wire.Tensor] = {}
         shapers = {} if shape is None else {other: Shaper(shape, random.Random(1)) for other in "ab"}
         self.exchange = Exchange(
-            name, self.links, shapers, FEATURES, self.timers, lambda: self.now, self.events.append, self.store
+            name,
+            ("a", "b"),
+            self.links,
+            shapers,
+            FEATURES,
+            self.timers,
+            lambda: self.now,
+            self.events.append,
+            self.store,
+            no_noise() if receiver is None else receiver,
         )
 
     def store(self, tasks: tuple[Task, ...], tensors: list[wire.Tensor]) -> None:
@@ -261,19 +276,20 @@ def intruder(context: zmq.Context[zmq.Socket[bytes]], address: Address, means: s
 @pytest.mark.parametrize("means", ["nothing", "a key of its own", "a token of its own"])
 def test_a_stranger_cannot_say_anything(pair: Pair, means: str) -> None:
     b = pair.b
-    with zmq.Context() as context:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    with context:
         if means == "a key of its own" and not pair.encrypt:
             address = Address(b.links.address.endpoint, zmq.curve_keypair()[0])
         else:
             address = b.links.address
-        stranger = intruder(context, address, means)
-        for frames in (wire.encode(fx.SendTasks("b", 9, (TASK,)), [FEATURE]), [b"garbage"]):
-            stranger.send_multipart(frames, zmq.NOBLOCK)
-        for _ in range(10):
-            b.work()
-        pair.settle()
-        assert not b.events and not b.stored and not b.exchange.refused and b.links.strangers == 0
-        stranger.close()
+        with intruder(context, address, means) as stranger:
+            for frames in (wire.encode(fx.SendTasks("b", 9, (TASK,)), [FEATURE]), [b"garbage"]):
+                with contextlib.suppress(zmq.Again):  # it may have been shown the door before it could speak
+                    stranger.send_multipart(frames, zmq.NOBLOCK)
+            for _ in range(10):
+                b.work()
+            pair.settle()
+            assert not b.events and not b.stored and not b.exchange.refused and b.links.strangers == 0
 
 
 def test_an_earlier_life_of_a_neighbour_is_a_stranger(pair: Pair) -> None:
@@ -398,6 +414,18 @@ def test_a_task_lost_on_a_lossy_link_arrives_late(shaped_pair: Callable[[Shape],
 # ---- timers
 
 
+def test_a_wait_ends_between_two_milliseconds(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Polling alone would round up, and every frame that a shaped link holds back would be late."""
+    while pair.a.links.receive() is not None:
+        pass
+    waited: list[float] = []
+    clock = iter((5.0, 5.001))
+    monkeypatch.setattr(links, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(links, "select", SimpleNamespace(select=lambda *args: waited.append(args[-1])))
+    assert not pair.a.links.wait(0.0015)
+    assert waited == [pytest.approx(0.0005)]
+
+
 def test_a_timer_set_again_replaces_the_older_and_order_is_by_time() -> None:
     timers: Timers[str] = Timers()
     for name, at_s in (("b", 2.0), ("a", 1.0), ("c", 3.0), ("b", 5.0), ("d", 1.5)):
@@ -408,3 +436,40 @@ def test_a_timer_set_again_replaces_the_older_and_order_is_by_time() -> None:
     assert timers.wait_s(4.0, 60.0) == 1.0 and timers.wait_s(4.0, 0.5) == 0.5
     assert list(timers.due(9.0)) == ["b"] and list(timers.due(9.0)) == []
     assert timers.wait_s(9.0, 60.0) == 60.0
+
+
+# ---- coded features
+
+
+def test_features_are_coded_as_the_link_says_and_counted_as_they_travel() -> None:
+    pair = Pair(encrypt=False)
+    try:
+        coded = Exchange(
+            "a",
+            ("a", "b"),
+            pair.a.links,
+            {},
+            FEATURES,
+            pair.a.timers,
+            lambda: 0.0,
+            pair.a.events.append,
+            pair.a.store,
+            no_noise(),
+            {"b": Coder(Shape(encoding="int8"))},
+        )
+        image = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
+        tasks = (TASK, Task(8, 0, 1, image.nbytes, 1))
+        payloads: tuple[wire.Tensor, ...] = (FEATURE, image)
+        sizes = 0
+        for number, (task, payload) in enumerate(zip(tasks, payloads, strict=True)):
+            coded.hand_over(fx.SendTasks("b", number, (task,)), [payload])
+            sizes += sum(map(len, wire.encode(fx.SendTasks("b", number, (task,)), [payload], "int8")))
+        pair.until(lambda: len(pair.b.events) == 2)
+        assert (pair.b.stored[tasks[1].key] == image).all()
+        error = np.abs(pair.b.stored[TASK.key] - FEATURE).max()
+        assert 0 < error <= codec.error_max("int8", FEATURE)
+        assert [coded.travels_bytes("b", task) for task in tasks] == [32 + 8, 48]
+        assert coded.travels_bytes("c", TASK) == FEATURE.nbytes
+        assert coded.bytes_sent == {"b": sizes}
+    finally:
+        pair.close()

@@ -19,10 +19,12 @@ from mdi_exit import assembly, compute
 from mdi_exit.compute import PreparedNet
 from mdi_exit.compute.torch_runner import TorchRunner
 from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
+from mdi_exit.core.views import ExitDecision
 from mdi_exit.dataset import UnreadableImage
 from mdi_exit.errors import UserError
-from mdi_exit.journal import journals, replay
+from mdi_exit.journal import journals, read, replay
 from mdi_exit.runtime import images, launch
 from mdi_exit.runtime.actor import Closed, WorkerProcess
 from mdi_exit.runtime.images import Images
@@ -88,6 +90,28 @@ def test_groups_are_computed_together(alone: Callable[..., Node]) -> None:
     finish(node)
     assert node.tally.source is not None and node.tally.source.exits == [0, 0, 0, 0, 60]
     assert not node._payloads
+
+
+def test_grouped_answers_are_those_of_the_whole_network(alone: Callable[..., Node], tmp_path: Path) -> None:
+    experiment = flood(data_max=60, **{"worker.group_max": 16})
+    node = alone(experiment, tmp_path)
+    finish(node)
+    data, runner = Images(experiment, node.life.prepared.card), node.life.runner()
+    (path,) = journals(tmp_path)
+    answers = {
+        done.data_id: (done.k, done.prediction)
+        for step in read(path)
+        for done in step.effects
+        if isinstance(done, fx.Complete)
+    }
+    assert len(answers) == 60 and len({k for k, _ in answers.values()}) > 1
+    for data_id, answer in answers.items():
+        carried: Any = data.image(data_id)[None]
+        for k in range(1, 6):
+            (reading,), carried = runner.run(k, carried)
+            if k == 5 or reading.confidence > 0.8:
+                break
+        assert answer == (k, reading.prediction), f"datum {data_id}"
 
 
 def test_an_image_that_cannot_be_read_fails_by_name_and_the_run_goes_on(
@@ -173,7 +197,10 @@ def test_the_device_of_an_experiment_is_where_segments_run() -> None:
 class Faulty:
     """An exit policy with a bug."""
 
-    def leaves(self, k: int, reading: object, view: object) -> bool:
+    def remember(self, task: object, reading: object, view: object) -> tuple[()]:
+        return ()
+
+    def decide(self, task: object, reading: object, view: object) -> ExitDecision:
         raise ZeroDivisionError("a bug in a policy")
 
 
@@ -186,7 +213,7 @@ def test_a_bug_ends_the_loop_and_says_where(prepared: PreparedNet) -> None:
     worker.tell(ev.AdmissionOpened())
     ended = worker.watch()
     assert ended.failure == "n1: ZeroDivisionError: a bug in a policy"
-    assert ended.traceback.startswith("Traceback") and "in leaves" in ended.traceback
+    assert ended.traceback.startswith("Traceback") and "in decide" in ended.traceback
     with pytest.raises(LifeOver, match="n1 has ended"):
         worker.status()
     closed = worker.close()

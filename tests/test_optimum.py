@@ -46,6 +46,19 @@ def test_one_worker_does_one_datum_in_the_expected_time_of_its_segments() -> Non
     assert found.processed_per_s[0] * expected_s == pytest.approx([1, 0.5, 0.125])
 
 
+def test_what_the_runtime_takes_is_no_time_for_segments() -> None:
+    alone = problem([[0.01, 0.03]])
+    found = optimum(dataclasses.replace(alone, datum_s=0.005))
+    assert found.rate_per_s == pytest.approx(1 / (0.01 + 0.5 * 0.03 + 0.005))
+    # a line: a computes the first segment and hands half of its data to b, which computes the second
+    line = problem([[0.01, INF], [INF, 0.01]], [[INF, 1e-6]], links=BOTH[:1])
+    found = optimum(dataclasses.replace(line, hop_s=(0.01, 0.03)))
+    assert found.rate_per_s == pytest.approx(1 / (0.5 * (0.03 + 0.01))) and binding(found) == ["worker b"]
+    assert found.load["worker a"] == pytest.approx((0.01 + 0.5 * 0.01) * found.rate_per_s)
+    with pytest.raises(OptimumError, match="hop_s must have 2 entries"):
+        dataclasses.replace(line, hop_s=(0.01,))
+
+
 def test_equal_workers_with_fast_links_add_up() -> None:
     assert optimum(problem([[0.01, 0.03]] * 2, [[0, 0]] * 2)).rate_per_s == pytest.approx(2 / 0.025)
     assert optimum(problem([[0.01, 0.03]] * 2, [[1e-4, 1e-4]] * 2)).rate_per_s == pytest.approx(2 / 0.025)

@@ -14,6 +14,7 @@ from mdi_exit.analysis.optimum import optimum
 from mdi_exit.assembly import datum_index, load_card
 from mdi_exit.config import load_experiment
 from mdi_exit.core import effects as fx
+from mdi_exit.core import events as ev
 from mdi_exit.errors import UserError
 from mdi_exit.policies import OFFLOADING
 from mdi_exit.simulation.frames import FrameSizes
@@ -23,6 +24,7 @@ from . import recorded
 
 HEADER_BYTES = FrameSizes("n1").tasks(1)
 SLOW = {"bandwidth": "1 Mbit/s", "latency_s": 0.01}
+SELDOM: dict[str, Any] = {"arrivals": {"rule": "constant", "rate_per_s": 10.0}, "thresholds": 1.0}
 FAST_START = {"rule": "rate_adaptation", "period_s": 0.2, "signal": "in_flight", "first_interarrival_s": 0.01}
 
 
@@ -74,6 +76,56 @@ def test_a_slow_link_between_slices_is_used_as_the_bound_says(worker: dict[str, 
     assert 0.93 * bound <= rate <= 1.02 * bound
     experiment = load_experiment("find-rate", changes)
     assert optimum(problem_of(experiment, load_card(experiment), trace_of([*range(200)]))).bottlenecks[0].name == limits
+
+
+def test_what_the_runtime_takes_is_taken_in_virtual_time_too(tmp_path: Path) -> None:
+    text = "memory_bytes: 10000000\nsegment_s: {mobilenet_v2@32: [0.01, 0.01, 0.01, 0.01, 0.01]}\n"
+    taken = "runtime_s: {datum: 0.004, task: 0.002, hop: 0.02}\n"
+    (tmp_path / "free.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "dear.yaml").write_text(text + taken, encoding="utf-8")
+    line = {"topology": "2-node", "placement": {"n1": "1", "n2": "2-5"}, "thresholds": 0.3}
+    rates = {}
+    for name in ("free", "dear"):
+        rates[name], bound = measured("find-rate", 30.0, devices=str(tmp_path / f"{name}.yaml"), **line)
+        assert 0.93 * bound <= rates[name] <= 1.02 * bound
+    assert rates["dear"] < 0.8 * rates["free"]
+
+
+DEAR = "runtime_s: {datum: 0.004, task: 0.002, hop: 0.02}\n"
+
+
+def dear_line(folder: Path, middle: str) -> dict[str, Any]:
+    """A line a - b - c of devices to which a hand-over is dear; a has segment 1, c the others."""
+    text = "memory_bytes: 10000000\nsegment_s: {mobilenet_v2@32: [0.001, 0.001, 0.001, 0.001, 0.001]}\n"
+    (folder / "dear.yaml").write_text(text + DEAR, encoding="utf-8")
+    graph = "source: a\nworkers: [a, b, c]\nlinks: [{between: [a, b]}, {between: [b, c]}]\n"
+    (folder / "line.yaml").write_text(graph, encoding="utf-8")
+    placement = {"a": "1", "b": middle, "c": "2-5"}
+    return {"topology": str(folder / "line.yaml"), "devices": str(folder / "dear.yaml"), "placement": placement}
+
+
+@pytest.mark.parametrize("offloading", OFFLOADING)
+@pytest.mark.parametrize("middle", ["1", "2-3"], ids=["relaying", "computing"])
+def test_who_relays_pays_for_it_too(middle: str, offloading: str, tmp_path: Path) -> None:
+    line = dear_line(tmp_path, middle)
+    rate, bound = measured("find-rate", 20.0, offloading=offloading, thresholds=0.99, **line)
+    assert 0 < rate <= 1.02 * bound
+    if (middle, offloading) == ("1", "dual_backpressure"):  # b, which computes nothing to speak of, is what limits
+        assert rate >= 0.6 * bound
+
+
+def test_what_a_step_takes_delays_what_comes_next_and_nothing_later(tmp_path: Path) -> None:
+    """Data come seldom: each finds the worker idle, which owes nothing of before, and computing is counted alone."""
+    devices = dear_line(tmp_path, "1")["devices"]
+    run = recorded.record("find-threshold", until_s=3.0, close=False, topology="local", devices=devices, **SELDOM)
+    came_s, took_s = {}, []
+    for step in run.steps:
+        if isinstance(step.event, ev.TasksArrived):
+            came_s.update({task.data_id: step.now for task in step.event.tasks})
+        elif isinstance(step.event, ev.SegmentDone):
+            assert step.event.duration_s == pytest.approx(0.001)
+            took_s.append(step.now - came_s[step.event.tasks[0].data_id] - (step.event.k - 1) * 0.003)
+    assert len(took_s) > 20 and took_s == pytest.approx([0.005] * len(took_s))
 
 
 # ---- what is read from an experiment

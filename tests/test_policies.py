@@ -13,6 +13,7 @@ import pytest
 from mdi_exit import policies
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
+from mdi_exit.core.views import ExitDecision
 from mdi_exit.policies.admission import RateAdaptation, ThresholdAdaptation
 from mdi_exit.policies.arrivals import BurstyArrivals, ConstantArrivals, PoissonArrivals, RecordedArrivals
 from mdi_exit.policies.exit import NeverExit
@@ -84,7 +85,7 @@ def test_received_tasks_do_not_wander_under_the_baselines() -> None:
 
 
 def test_never_exit_goes_through_to_the_last_exit() -> None:
-    assert not NeverExit().leaves(1, SURE, worker())
+    assert NeverExit().decide(task(), SURE, worker()) is ExitDecision.GO_ON
 
 
 @pytest.mark.parametrize(

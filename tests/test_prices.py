@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from mdi_exit.analysis.fluid import FluidProblem, problem_of
+from mdi_exit.analysis.fluid import FluidProblem, network_of, problem_of
 from mdi_exit.analysis.optimum import PRICE_MAX, optimum
 from mdi_exit.analysis.prices import price_solver
 from mdi_exit.assembly import load_card
-from mdi_exit.config import load_experiment
+from mdi_exit.config import Churn, load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.prices import PriceDesk
 from mdi_exit.core.types import Measurement, Prices
 from mdi_exit.journal import Step
 from mdi_exit.report import build_report
-from mdi_exit.simulation.run import Churn, simulate
-from mdi_exit.simulation.world import Faults
+from mdi_exit.simulation.links import Faults
+from mdi_exit.simulation.run import simulate
+from mdi_exit.topology import Link, Topology
 
 from .recorded import TRACE
 from .test_optimum import graphs
@@ -76,10 +78,31 @@ def test_a_worker_measured_to_be_slow_becomes_dear_and_a_lost_one_is_left_out() 
     after = dict(zip(slow.workers, slow.pi, strict=True))
     assert after["n2"][0] > before["n2"][0] or after["n2"][0] == pytest.approx(after["n1"][0], rel=0.3)
     gone = solve(fx.SolvePrices((), ("n2", "n3")))
+    assert gone.workers == ("n1",), "who returns must not find itself called a dead end"
     assert gone.pi[0][0] == pytest.approx(1)
     alone = load_experiment("find-rate", {"topology": "local"})
     expected = price_solver(alone, load_card(alone), TRACE.payload_bytes)(fx.SolvePrices((), ()))
     assert gone.pi[0] == pytest.approx(expected.pi[0])
+
+
+def test_what_the_runtime_takes_counts_once_whether_computing_was_measured_or_not(tmp_path: Path) -> None:
+    """What a worker measures is computing alone; per datum, task and hand-over its profile's times come on top."""
+    text = "memory_bytes: 10000000\nsegment_s: {mobilenet_v2@32: [0.01, 0.01, 0.01, 0.01, 0.01]}\n"
+    (tmp_path / "dear.yaml").write_text(f"{text}runtime_s: {{datum: 0.004, task: 0.002, hop: 0.02}}\n", "utf-8")
+    experiment = load_experiment("find-rate", {"topology": "3-node-mesh", "devices": str(tmp_path / "dear.yaml")})
+    card = load_card(experiment)
+    known = network_of(experiment, card, TRACE.payload_bytes)
+    assert known.compute_s == pytest.approx(np.full((3, EXITS), 0.012))
+    assert (known.hop_s, known.datum_s) == ((0.02,) * 3, 0.004)
+    steps: list[Step] = []
+    simulate(dataclasses.replace(experiment, duration_s=2.0), card, TRACE, observe=steps.append)
+    done = [step.event for step in steps if isinstance(step.event, ev.SegmentDone)]
+    assert [event.duration_s / len(event.tasks) for event in done] == pytest.approx([0.01] * len(done))
+    solve = price_solver(experiment, card, TRACE.payload_bytes)
+    alike = tuple(measured(name, (0.01,) * EXITS) for name in experiment.topology.workers)
+    assert solve(fx.SolvePrices(alike, ())).pi == solve(fx.SolvePrices((), ())).pi
+    slower = tuple(measured(name, (0.012,) * EXITS) for name in experiment.topology.workers)
+    assert solve(fx.SolvePrices(slower, ())).pi != solve(fx.SolvePrices((), ())).pi
 
 
 def test_where_nothing_is_known_there_are_no_prices_until_something_is() -> None:
@@ -87,6 +110,27 @@ def test_where_nothing_is_known_there_are_no_prices_until_something_is() -> None
     solve = price_solver(experiment, load_card(experiment), TRACE.payload_bytes)
     assert solve(fx.SolvePrices((), ())).workers == ()
     assert solve(fx.SolvePrices((measured("n2", (0.01,) * EXITS),), ())).pi[0][0] == pytest.approx(1)
+
+
+def test_around_a_lost_relay_tasks_have_another_way_and_their_prices_say_so() -> None:
+    # Two steps by n2, three by n3 and n4: only when n2 is gone do routes lead the long way.
+    near, far = Link("n1", "n2"), (Link("n1", "n3"), Link("n3", "n4"))
+    topology = Topology("ring", "n1", ("n1", "n2", "n3", "n4", "n5"), (near, Link("n2", "n5"), *far, Link("n4", "n5")))
+    hosted = {"n1": (1,), "n2": (1,), "n3": (1,), "n4": (1,), "n5": (2, 3, 4, 5)}
+    base = load_experiment("find-rate")
+    everywhere = dict.fromkeys(topology.workers, base.devices[base.topology.source])
+    options = dict.fromkeys(topology.workers, base.worker_options[base.topology.source])
+    experiment = dataclasses.replace(base, topology=topology, hosted=hosted, devices=everywhere, worker_options=options)
+    made = price_solver(experiment, load_card(experiment), TRACE.payload_bytes)(fx.SolvePrices((), ("n2",)))
+    assert made.workers == ("n1", "n3", "n4", "n5") and made.pi[0][0] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("time_s", [1e-310, 1e-15, 1e300])
+def test_times_that_no_solver_can_bear_leave_it_without_prices(time_s: float) -> None:
+    experiment = load_experiment("find-rate", {"topology": "3-node-mesh"})
+    solve = price_solver(experiment, load_card(experiment), TRACE.payload_bytes)
+    said = solve(fx.SolvePrices((measured("n2", (time_s,) * EXITS),), ()))
+    assert all(np.isfinite(row).all() for row in said.pi)
 
 
 # ---- when prices are made
@@ -112,10 +156,20 @@ def test_prices_are_made_at_once_then_on_changes_and_every_now_and_then() -> Non
     assert asked.measurements[0].compute_s[0] == 0.2
     desk.handle(prices(0.5))
     desk.handle(ev.WorkerLost("b"))
-    asked = next(effect for effect in desk.tick() if isinstance(effect, fx.SolvePrices))
-    assert asked.lost == ("b",)
+    assert desk.handle(ev.WorkerJoined("b")) == [], "never two questions at once"
+    desk.handle(prices(0.6))
+    at_once = desk.handle(ev.WorkerLost("b"))
+    assert at_once == [fx.SolvePrices(asked.measurements, ("b",))]
     desk.handle(prices(0.7))
     assert sum(isinstance(effect, fx.SolvePrices) for _ in range(5) for effect in desk.tick()) == 1
+
+
+def test_prices_that_differ_little_for_what_they_are_are_not_told_anew() -> None:
+    desk = PriceDesk()
+    desk.open()
+    told = [bool(desk.handle(prices(1.0, dear))) for dear in (20.0, 21.5, 17.0)]
+    assert told == [True, False, True], "a tenth of a dear price changes nobody's mind"
+    assert desk.handle(prices(0.85, 17.0)), "but more than a tenth of a fresh datum's does"
 
 
 # ---- that they reach everybody
@@ -126,7 +180,8 @@ def test_prices_reach_everybody_also_over_lossy_links_and_after_a_crash() -> Non
         "topology": "5-node-mesh", "offloading": "dual_backpressure", "admission": "fill_queue", "duration_s": 8.0,
         "drain_s": 60.0,
     }  # fmt: skip
-    experiment = load_experiment("find-rate", settings_)
+    churn = (Churn(2.0, "n3", "crash"), Churn(4.0, "n3", "join"))
+    experiment = dataclasses.replace(load_experiment("find-rate", settings_), churn=churn)
     card = load_card(experiment)
     known: dict[tuple[str, int], int] = {}
 
@@ -135,8 +190,7 @@ def test_prices_reach_everybody_also_over_lossy_links_and_after_a_crash() -> Non
             if isinstance(effect, fx.SendReport | fx.Acknowledge):
                 known[step.node, step.epoch] = effect.report.prices_version
 
-    churn = [Churn(2.0, "n3", "crash"), Churn(4.0, "n3", "restart")]
-    run = simulate(experiment, card, TRACE, faults=Faults(loss=0.1, jitter_s=0.005), churn=churn, observe=see)
+    run = simulate(experiment, card, TRACE, faults=Faults(loss=0.1, jitter_s=0.005), observe=see)
     report = build_report(experiment, card, run.tallies, run.facts, "", "simulation")
     assert report["lost"] == 0 and report["completed"] == report["offered"] > 500
     last = max(known.values())

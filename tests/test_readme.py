@@ -30,7 +30,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 VERBS = dict(re.findall(r"^([a-z]+):.*?## (.+)$", MAKEFILE, re.MULTILINE))
-OTHER_PROGRAMS = ("cd", "export", "git", "openssl", "ray", "source")
+OTHER_PROGRAMS = ("cd", "export", "git", "openssl", "ray", "source", "sudo")
 
 
 def blocks(text: str, language: str) -> list[str]:

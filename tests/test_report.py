@@ -15,13 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mdi_exit.analysis.plots import interval
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import Outcome, Task
 from mdi_exit.errors import UserError
 from mdi_exit.journal import Step
 from mdi_exit.jsonfile import read_json, rounded, write_json
-from mdi_exit.report import NO_OUTCOME, WorkerFacts, build_report, read_report, write_report
+from mdi_exit.report import NO_OUTCOME, build_report, read_report, write_report
+from mdi_exit.report_nodes import WorkerFacts
 from mdi_exit.tally import NodeTally
 
 from .recorded import Recorded, record
@@ -35,7 +37,7 @@ def words(text: str) -> list[str]:
 KEYS = words(
     """schema command seed model dataset topology runtime policies duration_s offered admitted shed completed lost
 duplicates failed accuracy accuracy_offered throughput_per_s latency_s exits exit_accuracy threshold interarrival_s
-workers links series machine"""
+workers links series machine edge_share earlier_verdicts split"""
 )
 WORKER_KEYS = words(
     """slice processed offloaded received input_queue_mean output_queue_mean compute_delay_s utilization
@@ -107,6 +109,21 @@ def test_latencies_are_those_of_the_completed(run: Recorded) -> None:
     for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
         below = sum(value <= found[name] for value in ordered) / len(ordered)
         assert below == pytest.approx(share, abs=2 / len(ordered))
+    assert found["mean"] == pytest.approx(sum(ordered) / len(ordered), rel=1e-5)
+
+
+def test_the_series_tell_what_was_really_offered_and_how_long_it_took() -> None:
+    run = record("bursty", until_s=8.0)
+    report, done = run.report(), completions(run)
+    series, width_s = report["series"], report["series"]["time_s"][1]
+    offered = [value or 0.0 for value in series["offered_per_s"]]
+    assert sum(offered) * width_s == pytest.approx(report["offered"], rel=1e-4)
+    assert max(offered) > 2 * report["offered"] / 8.0, "no burst is seen"
+    for place, mean_s in enumerate(series["latency_s"]):
+        within = [e.latency_s for now, e in done if place * width_s <= now < (place + 1) * width_s]
+        assert mean_s == (pytest.approx(sum(within) / len(within), rel=1e-4) if within else None)
+    later = sum(value * width_s for at_s, value in zip(series["time_s"], offered, strict=True) if 4.0 <= at_s < 8.0)
+    assert report["steady"]["offered_per_s"] == pytest.approx(later / 4.0, rel=1e-4)
 
 
 def test_tasks_add_up_between_workers_and_links(run: Recorded) -> None:
@@ -243,7 +260,15 @@ def test_a_run_that_was_cut_off_still_balances() -> None:
     assert report["interrupted"] and report["lost"] > 0
     assert report["offered"] == report["completed"] + report["lost"]
     assert report["reasons"]["lost"] == {NO_OUTCOME: report["lost"]}
+    assert report["accuracy_offered"] == report["accuracy"] is not None  # every one that has an outcome was answered
     assert report["duration_s"] == pytest.approx(3.0, abs=0.1) and report["steady"] is None
+
+
+def test_the_interval_of_an_accuracy_stays_within_what_a_share_can_be() -> None:
+    assert interval(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    low, high = interval(0.97, 33)
+    assert 0.8 < low < 0.97 < high < 1.0 < 0.97 + 1.96 * math.sqrt(0.97 * 0.03 / 33)
+    assert interval(1.0, 5)[1] == 1.0 and interval(0.0, 5)[0] == 0.0
 
 
 def test_a_run_of_which_nothing_is_known_has_a_report(run: Recorded) -> None:
@@ -347,7 +372,7 @@ def test_every_datum_counts_once_whatever_becomes_of_it(
         assert sum(report["reasons"].get(key, {}).values()) == report[key]
     assert report["interrupted"] == bool(unfinished)
     right = sum(fate[0] is Outcome.COMPLETED and d % 4 == fate[2] for d, fate in enumerate(fates))
-    assert (report["accuracy_offered"] or 0.0) == pytest.approx(right / max(1, report["offered"]))
+    assert (report["accuracy_offered"] or 0.0) == pytest.approx(right / max(1, len(fates)))
     json.dumps(rounded(report), allow_nan=False)
 
 

@@ -30,6 +30,7 @@ from mdi_exit.config import Experiment, load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import Outcome
+from mdi_exit.core.views import ExitDecision
 from mdi_exit.errors import UserError
 from mdi_exit.journal import Step
 from mdi_exit.report import Report, build_report
@@ -180,6 +181,92 @@ def test_tasks_travel_along_a_line_of_slices_and_results_back(cluster: Cluster, 
     replays(done)
 
 
+def test_calibrated_offloading_answers_at_the_device_or_with_the_most_confident_verdict_of_all(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {
+        **BUSY,
+        "topology": "2-node",
+        "placement": {"n1": "1-2", "n2": "3-5"},
+        "thresholds": 0.9,
+        "exit": {"rule": "calibrated_offloading", "edge": 2},
+    }
+    done = carry_out(cluster, tmp_path, data_max=120, **settings)
+    runner = compute.open_runner(compute.prepare(done.experiment.model), (1, 2, 3, 4, 5))
+    images, earlier = Images(done.experiment, done.record.card), 0
+    for answer in effects(done.steps, fx.Complete):
+        batch: Any = images.image(answer.data_id)[np.newaxis]
+        said: list[Any] = []
+        for k in range(1, 6):
+            readings, batch = runner.run(k, batch)
+            said.append(readings[0])
+        left = next((k for k in (1, 2) if said[k - 1].confidence >= 0.9), 5)
+        surest = said[left - 1]
+        if surest.confidence < 0.9:
+            surest = max(said, key=lambda reading: reading.confidence)
+        assert (answer.k, answer.prediction) == (left, surest.prediction), f"datum {answer.data_id}"
+        assert answer.confidence == pytest.approx(surest.confidence, abs=1e-4)
+        earlier += surest is not said[left - 1]
+    assert 0 < done.report["earlier_verdicts"] == earlier < done.report["exits"][4]
+    assert done.report["edge_share"] == sum(done.report["exits"][:2]) / 120
+    assert done.report["duplicates"] == done.report["resubmitted"] == 0
+    replays(done)
+
+
+def test_splitee_moves_the_cut_between_device_and_server_while_it_serves(cluster: Cluster, tmp_path: Path) -> None:
+    exit_rule = {"rule": "splitee", "depths": [4, 7, 11, 14, 19], "threshold": 0.85, "observe": "all"}
+    settings = {**BUSY, "topology": "2-node", "exit": exit_rule, "offloading": "by_exit"}
+    done = carry_out(cluster, tmp_path, data_max=120, **settings)
+    ends = effects(done.steps, fx.Complete)
+    arms = [sum(end.arm == arm for end in ends) for arm in range(1, 6)]
+    assert done.report["split"]["arms"] == arms and min(arms) > 0
+    offloaded = [end for end in ends if end.k == 5 and end.arm < 5]
+    device, server = done.report["workers"]["n1"], done.report["workers"]["n2"]
+    assert device["segments"] == [sum(arms[k:]) for k in range(5)]
+    assert server["segments"] == [sum(end.arm < k for end in offloaded) for k in range(1, 6)]
+    assert 0 < len(offloaded) == server["received"] and done.report["edge_share"] == (120 - len(offloaded)) / 120
+    assert all(end.k in (end.arm, 5) for end in ends)
+    assert done.report["duplicates"] == done.report["resubmitted"] == 0
+    predictions_are_the_whole_network_s(done)
+    replays(done)
+
+
+def test_a_device_answers_or_transmits_over_a_noisy_link_and_noise_costs_the_far_side_its_accuracy(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    accuracy: dict[float, float] = {}
+    for snr_db in (-10.0, 20.0):
+        settings: dict[str, Any] = {
+            **BUSY,
+            "model": "mobilenetv2-cifar10-analog",
+            "topology": "2-node",
+            "placement": {"n1": "1-1", "n2": "2-5"},
+            "links": {"snr_db": snr_db},
+            "exit": {"rule": "transmission", "decision": {"rule": "confidence", "threshold": 0.9}},
+            "offloading": "by_exit",
+        }
+        done = carry_out(cluster, tmp_path / str(snr_db), data_max=150, **settings)
+        ends = effects(done.steps, fx.Complete)
+        left = [end for end in ends if end.k == 1]
+        assert len(left) + sum(end.k == 5 for end in ends) == 150 and min(end.confidence for end in left) >= 0.9
+        runner = compute.open_runner(compute.prepare(done.experiment.model), (1, 2, 3, 4, 5))
+        images, right, as_clean = Images(done.experiment, done.record.card), 0, 0
+        for end in ends:
+            batch: Any = images.image(end.data_id)[np.newaxis]
+            for k in range(1, end.k + 1):
+                readings, batch = runner.run(k, batch)
+            assert end.k == 5 or readings[0].prediction == end.prediction
+            as_clean += end.k == 5 and readings[0].prediction == end.prediction
+            right += end.k == 5 and end.prediction == images.label(end.data_id)
+        transmitted = 150 - len(left)
+        assert transmitted > 40 and as_clean < transmitted, "the far side heard no noise"
+        assert as_clean > transmitted / (2 if snr_db > 0 else 20), "the far side heard nothing but noise"
+        accuracy[snr_db] = right / transmitted
+        assert done.report["edge_share"] == len(left) / 150 and done.report["duplicates"] == 0
+        replays(done)
+    assert accuracy[-10.0] < accuracy[20.0] - 0.1
+
+
 def test_links_on_one_radio_channel_carry_together_what_one_of_them_could(cluster: Cluster, tmp_path: Path) -> None:
     """Three processes book one channel, whose bandwidth comes and goes; twice as much in all would be the links'."""
     (tmp_path / "air.txt").write_text("0.2 8e6\n0.2 2e6\n")
@@ -269,7 +356,10 @@ def test_the_source_s_death_ends_the_run_in_one_line(cluster: Cluster) -> None:
 class Faulty:
     """An exit policy with a bug."""
 
-    def leaves(self, k: int, reading: object, view: object) -> bool:
+    def remember(self, task: object, reading: object, view: object) -> tuple[()]:
+        return ()
+
+    def decide(self, task: object, reading: object, view: object) -> ExitDecision:
         raise ZeroDivisionError("a bug in a policy")
 
 
@@ -278,7 +368,7 @@ def test_a_bug_of_ours_ends_the_run_and_keeps_its_traceback(cluster: Cluster, tm
     with pytest.raises(RunAborted, match=r"^n\d: ZeroDivisionError: a bug in a policy; [^\n]*$") as aborted:
         cluster.run(experiment, folder=tmp_path)
     (file,) = tmp_path.iterdir()
-    assert str(file) in str(aborted.value) and "in leaves" in file.read_text()
+    assert str(file) in str(aborted.value) and "in decide" in file.read_text()
 
 
 def test_a_bug_while_workers_are_being_linked_is_told_as_one(cluster: Cluster, tmp_path: Path) -> None:

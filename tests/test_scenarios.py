@@ -38,7 +38,8 @@ def render(now: float, node: str, event: ev.Event, effects: list[fx.Effect]) -> 
 
 
 def _say(thing: ev.Event | fx.Effect) -> str:
-    shown = [field.name for field in dataclasses.fields(thing) if field.name not in ("report", "reason")]
+    hidden = ("report", "reason") if getattr(thing, "arm", 0) else ("report", "reason", "arm", "cost", "reward")
+    shown = [field.name for field in dataclasses.fields(thing) if field.name not in hidden]
     words = [f"{name}={_word(getattr(thing, name))}" for name in shown]
     return f"{type(thing).__name__} {' '.join(words)}".rstrip()
 
@@ -73,7 +74,7 @@ def crash_and_return(world: Callable[..., World]) -> None:
     made.schedule(0.010, CONTROLLER, ev.WorkerLost("b"))
     made.schedule(0.010, "a", ev.RoutesChanged(mesh_routes(["a"], 1)["a"]))
     made.run(0.060)
-    made.restart("b", fresh_worker("b", 0, MdiExitOffloading(), limits, epoch=made.epochs["b"]))
+    made.restart("b", fresh_worker("b", 0, MdiExitOffloading(), limits, epoch=made.epochs["b"]), {})
     for name, routes in mesh_routes(["a", "b"], 2).items():
         made.schedule(0.0, name, ev.RoutesChanged(routes))
     made.schedule(0.0, CONTROLLER, ev.WorkerJoined("b"))

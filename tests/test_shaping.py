@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import random
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -100,7 +104,8 @@ TWO_BANDWIDTHS = {"bandwidth_bps": 1.0, "bandwidth_trace": BandwidthTrace(((1.0,
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"bandwidth_bps": 0.0}, {"loss": 1.0}, {"latency_s": -1.0}, {"channel": "wifi"}, TWO_BANDWIDTHS]
+    "wrong",
+    [{"bandwidth_bps": 0.0}, {"loss": 1.0}, {"latency_s": -1.0}, {"channel": ".."}, {"channel": ""}, TWO_BANDWIDTHS],
 )
 def test_a_shape_that_contradicts_itself_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="want"):
@@ -117,21 +122,61 @@ def test_links_on_one_channel_take_turns_and_their_latencies_do_not_count() -> N
     assert Shaper(shape, random.Random(3)).release_s(1000, 0.0) == 6.0, "a link elsewhere has to wait"
 
 
-def _book(folder: Path, frames: int) -> None:
-    channel, shape = RadioChannel(folder, "a/b"), Shape(8_000.0, channel="a/b")
+AIR = Shape(8_000.0, channel="air")  # a second for 1,000 bytes
+
+
+def _book(folder: Path, frames: int, booked: Connection) -> None:
+    """Book so many frames, say so, and keep them until the other end has gone."""
+    channel = RadioChannel(folder, "air")
     for _ in range(frames):
-        channel.occupy(0.0, shape, 1000)
-    channel.close()
+        channel.occupy(0.0, AIR, 1000)
+    booked.send(frames)
+    with contextlib.suppress(EOFError):
+        booked.recv()
+
+
+@contextlib.contextmanager
+def booking(folder: Path, frames: Sequence[int]) -> Iterator[list[SpawnProcess]]:
+    """Processes that have each booked so many frames."""
+    context = multiprocessing.get_context("spawn")
+    pipes = [context.Pipe() for _ in frames]
+    started = []
+    for number, (_, theirs) in zip(frames, pipes, strict=True):
+        started.append(context.Process(target=_book, args=(folder, number, theirs)))
+        started[-1].start()
+        theirs.close()
+    try:
+        assert [ours.recv() for ours, _ in pipes] == list(frames)
+        yield started
+    finally:
+        for ours, _ in pipes:
+            ours.close()
+        for process in started:
+            process.join(60)
 
 
 def test_processes_share_a_channel_without_ever_booking_the_same_time(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_book, args=(tmp_path, 500)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    channel = RadioChannel(tmp_path, "a/b")
-    assert channel.occupy(0.0, Shape(8_000.0, channel="a/b"), 1000) == 3 * 500 + 1
-    assert channel.occupy(9_999.0, Shape(8_000.0, channel="a/b"), 1000) == 10_000
-    channel.close()
+    with contextlib.closing(RadioChannel(tmp_path, "air")) as channel, booking(tmp_path, [500] * 3):
+        assert channel.occupy(0.0, AIR, 1000) == 3 * 500 + 1
+        assert channel.occupy(9_999.0, AIR, 1000) == 10_000
+
+
+def test_what_a_killed_process_booked_is_free_again(tmp_path: Path) -> None:
+    """But not what the living booked, behind it or before."""
+    with contextlib.closing(RadioChannel(tmp_path, "air")) as channel, booking(tmp_path, [300]) as (first,):
+        with booking(tmp_path, [500]) as (second,):
+            second.kill()
+            second.join(60)
+            assert channel.occupy(0.0, AIR, 1000) == 301
+        with booking(tmp_path, [7]):
+            first.kill()
+            first.join(60)
+            assert channel.occupy(0.0, AIR, 1000) == 301 + 7 + 1
+        assert channel.occupy(0.0, AIR, 1000) == 301 + 7 + 2
+    assert (tmp_path / "air.channel").stat().st_size == 3 * 8  # the place of the dead was taken anew
+
+
+def test_nodes_that_disagree_about_second_0_share_a_channel(tmp_path: Path) -> None:
+    """One process may have asked the wall clock before somebody set it: a booking is the same moment to both."""
+    with contextlib.closing(RadioChannel(tmp_path, "air", zero_s=100.0)) as one, booking(tmp_path, [150]):
+        assert one.occupy(5.0, AIR, 1000) == 51.0  # the other's 150 is 50 here

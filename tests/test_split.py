@@ -30,7 +30,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A benchmark is a script: its folder is the first place where it looks for modules."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     yield
-    for name in ("harness", "recordings", "split"):
+    for name in ("harness", "recordings", "split", "distorted"):
         sys.modules.pop(name, None)
 
 
@@ -57,10 +57,10 @@ def test_the_cheapest_threshold_that_loses_little_is_chosen() -> None:
     rows = [sure_and_right] * 50 + [sure_and_wrong] * 25 + [doubtful] * 25
     right = [[True, True]] * 50 + [[False, True]] * 50
     # 0.85 is the first that offloads all that exit 1 would get wrong, 1 offloads more
-    assert recordings.choose_threshold(rows, right, 1.0, setting) == 0.85
-    assert recordings.choose_threshold(rows, [[True, True]] * 100, 1.0, setting) <= 0.6
+    assert recordings.choose_threshold(rows, right, setting) == 0.85
+    assert recordings.choose_threshold(rows, [[True, True]] * 100, setting) <= 0.6
     beyond = [[False, True]] * 100  # whatever leaves at exit 1 is wrong
-    assert recordings.choose_threshold(rows, beyond, 1.0, setting) == 1.0
+    assert recordings.choose_threshold(rows, beyond, setting) == 1.0
 
 
 def test_an_interval_is_students() -> None:
@@ -138,3 +138,17 @@ def test_the_example_of_the_document_runs(monkeypatch: pytest.MonkeyPatch, capsy
     exec(compile(example[1], "docs/splitee.md", "exec"), {})
     accuracy, cost, best, regret = (float(word) for word in capsys.readouterr().out.split())
     assert 0.8 < accuracy < 0.9 and 0.4 < cost < 1.9 and best == 1 and 0 < regret < 100
+
+
+def test_distorted_images_are_blurred_or_noisy_and_their_recordings_are_what_the_results_say() -> None:
+    module = importlib.import_module("distorted")
+    images = np.zeros((2, 3, 32, 32), dtype=np.uint8)
+    images[:, :, 16] = 200
+    blurred, noisy = (module.distorted(images, name, np.random.default_rng(0)) for name in ("blur 1", "noise 20"))
+    assert blurred.shape == noisy.shape == images.shape and module.distorted(images, "none", None) is images
+    assert 0 < blurred[0, 0, 15, 0] < blurred[0, 0, 16, 0] < 200 and (blurred[:, :, :8] == 0).all()
+    assert np.std(noisy[:, :, 16].astype(float)) == pytest.approx(20, rel=0.3)
+    rows = read_json(ROOT / "benchmarks/results/distorted/results.json")["rows"]
+    for row in (row for row in rows if row["algorithm"] == "final exit"):
+        trace = ExitTrace.load(module.trace_file(row["distortion"]))
+        assert row["accuracy"] == pytest.approx(trace.accuracy()[-1], rel=1e-4) and row["samples"] == len(trace)

@@ -16,12 +16,13 @@ from matplotlib.text import Text
 from PIL import Image
 from rich.console import Console
 
-from mdi_exit.analysis import plots
-from mdi_exit.cli import session, tour
+from mdi_exit.analysis import over_time, plots
+from mdi_exit.cli import session, tour, virtual
 from mdi_exit.cli.live import LiveDisplay
-from mdi_exit.cli.tables import plain_console, show
+from mdi_exit.cli.remarks import remarks
+from mdi_exit.cli.tables import exits, plain_console, show, summary
 from mdi_exit.runtime.record import PHASES, Progress
-from mdi_exit.tally import NodeSnapshot, SourceSnapshot
+from mdi_exit.snapshots import NodeSnapshot, SourceSnapshot
 
 from .recorded import record
 
@@ -44,15 +45,42 @@ def worker(done: int, **changes: Any) -> dict[str, Any]:
     return {**row, **changes}
 
 
+OPTIMUM: dict[str, Any] = {  # of `report`'s
+    "rate_per_s": 134.0,
+    "answered_per_s": 131.0,
+    "answered_over": "second half",
+    "ratio": 0.978,
+    "binding": "worker n1 (60%), window n1->n2 (40%)",
+    "bottlenecks": [],
+    "why": "",
+    "notes": ["The bound takes the mean of a bandwidth_trace (n1-n2): it knows nothing of what waits while it is low."],
+    "fixed_rate": None,
+}
+NO_RATE: dict[str, Any] = {
+    "rate_per_s": None,
+    "ratio": None,
+    "binding": "",
+    "notes": [],
+    "why": "admission pi_control changed them",
+}
+
+
 def report(**changes: Any) -> dict[str, Any]:
     content: dict[str, Any] = {
         "throughput_per_s": 118.2,
-        "steady": {"throughput_per_s": 131.0, "accuracy": 0.7312, "completed": 1310, "threshold": 0.8},
+        "arrivals": None,
+        "steady": {
+            "throughput_per_s": 131.0,
+            "offered_per_s": 133.5,
+            "accuracy": 0.7312,
+            "completed": 1310,
+            "threshold": 0.8,
+        },
         "accuracy": 0.7298,
         "accuracy_offered": 0.7298,
         "threshold": {"mean": 0.8, "final": 0.8},
         "interarrival_s": {"mean": 0.0093, "final": 0.0076},
-        "latency_s": {"p50": 0.287, "p95": 1.345, "p99": 1.9},
+        "latency_s": {"mean": 0.4, "p50": 0.287, "p95": 1.345, "p99": 1.9},
         "offered": 2400,
         "completed": 2400,
         "shed": 0,
@@ -100,6 +128,7 @@ TROUBLED = report(
         ("one-run", {"find-rate": report()}),
         ("side-by-side", {"thresholds held at 0.80": report(), "rate held at 164/s": report(accuracy=0.6912)}),
         ("troubled", {"find-rate": TROUBLED}),
+        ("beside-the-best", {"held": report(optimum=OPTIMUM), "adapted": report(optimum={**OPTIMUM, **NO_RATE})}),
     ],
 )
 def test_the_tables_look_as_written(name: str, reports: dict[str, Any], request: pytest.FixtureRequest) -> None:
@@ -113,10 +142,53 @@ def test_the_tables_look_as_written(name: str, reports: dict[str, Any], request:
     assert "…" not in drawn and "\x1b" not in drawn
 
 
+def test_runs_over_many_seeds_are_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As wide as one, also when `mdi-exit report` shows them again; and what is to be known of each run is said."""
+    first = record("find-threshold", 3.0).report()
+    runs = [{**first, "optimum": {**OPTIMUM, **NO_RATE}, "completed": 300 + seed} for seed in range(10)]
+    runs[7]["notes"] = ["n2 was lost"]
+    content = session.combine({f"seed_{seed}": (f"seed {seed}", run) for seed, run in enumerate(runs)})
+    session.show({**content, "spread": virtual.spread(runs)}, False, [])
+    said = capsys.readouterr().out
+    assert "Over 10 seeds" in said and "answers per second, all of the run" in said and "latency, mean" in said
+    assert "_" not in said.replace("pi_control", ""), "a name of the report's is shown"
+    assert "of those" not in said, "a row of zeros is shown"
+    assert said.count("No highest possible rate is shown: admission pi_control") == 1 and "seed 7: n2 was lost" in said
+    session.draw({**content, "spread": virtual.spread(runs)}, tmp_path / "many")
+    session.draw(first, tmp_path / "one")
+    for name in ("throughput-accuracy", "time-series"):
+        with Image.open(tmp_path / "many" / f"{name}.png") as many, Image.open(tmp_path / "one" / f"{name}.png") as one:
+            assert many.size == one.size
+    assert "10 seeds" in (tmp_path / "many" / "time-series.svg").read_text(encoding="utf-8")
+
+
 def test_the_tables_fit_a_narrow_terminal() -> None:
     console = Console(width=80, file=io.StringIO(), force_terminal=True)
     show({"find-rate": report()}, console)
     assert "…" not in console.file.getvalue()  # type: ignore[attr-defined]
+    wide = plain_console(width=200, file=io.StringIO())
+    for table in (summary, exits):
+        wide.print(table({"thresholds held at 0.80, ours": report(), "thresholds held at 0.80, paper's": report()}))
+    assert max(map(len, wide.file.getvalue().splitlines())) <= 80  # type: ignore[attr-defined]
+
+
+def test_who_was_too_slow_is_named_and_what_that_does_to_the_figures() -> None:
+    slow = {"n1": worker(10, pace_missed=0.02), "n2": worker(10, pace_missed=0.07)}
+    (found,), (given,) = (remarks(report(workers=slow, arrivals=arrivals)) for arrivals in (None, "poisson"))
+    assert "most of all for n2, in 7.0 % of its computations: the rates may be too low" in found
+    assert given.endswith("latencies may be too long, and queues.")
+    assert remarks(report()) == []
+
+
+def test_a_rule_with_thresholds_of_its_own_shows_no_others() -> None:
+    for rule, row in (
+        ({"rule": "threshold"}, {"exit threshold, mean / at the end": "0.80 / 0.80"}),
+        ({"rule": "splitee", "threshold": 0.85}, {"exit threshold, the rule's own": "0.85"}),
+        ({"rule": "transmission", "cut": 1}, {}),
+    ):
+        column = summary({"a run": report(experiment={"exit": rule})})
+        labels, cells = (list(each.cells) for each in column.columns)
+        assert {a: b for a, b in zip(labels, cells, strict=True) if "threshold" in str(a)} == row
 
 
 def source(completed: int, threshold: float | None = None) -> SourceSnapshot:
@@ -176,7 +248,7 @@ def test_figures_are_drawn_twice_alike_as_png_and_svg(tmp_path: Path) -> None:
     made = {"rate": record("find-rate", 5.0).report(), "threshold": record("find-threshold", 5.0).report()}
     for folder in ("once", "again"):
         plots.throughput_accuracy(made, tmp_path / folder)
-        plots.time_series(made, tmp_path / folder)
+        over_time.time_series(made, tmp_path / folder)
     for name in ("throughput-accuracy", "time-series"):
         again = (tmp_path / "again" / f"{name}.svg").read_bytes()
         assert (tmp_path / "once" / f"{name}.svg").read_bytes() == again
@@ -204,6 +276,23 @@ def test_no_title_reaches_over_its_axes(tmp_path: Path, monkeypatch: pytest.Monk
         assert 0 < title.get_window_extent().width < axes.bbox.width
 
 
+def test_what_was_offered_and_a_queue_that_stays_empty_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(over_time, "save", lambda figure, folder, name: drawn.append(figure))
+    made = record("hold-latency", 5.0).report()
+    assert set(made["series"]["output_queue"]) <= {0, None}
+    over_time.time_series({"a run": made}, tmp_path)
+    rates, _, latencies, queues = drawn[0].axes
+    lines = {axes: {line.get_label(): line for line in axes.get_lines()} for axes in drawn[0].axes}
+    empty = lines[queues]["output $O_s$"]
+    assert not empty.get_clip_on() and empty.get_zorder() > 2.5, "it lies below its axis, or is cut off by it"
+    assert {"mean", "target"} == set(lines[latencies])
+    offered = np.asarray(lines[rates]["offered"].get_ydata(), dtype=float)
+    assert np.nanstd(offered) > 0, "that is the mean of the process, not what came"
+
+
 @pytest.mark.parametrize("until_s", [0.05, 0.6])
 def test_a_run_of_a_moment_has_figures_too(until_s: float, tmp_path: Path) -> None:
     report = record("find-rate", until_s, close=False).report()
@@ -226,8 +315,14 @@ def test_a_report_of_both_modes_has_the_keys_of_the_first_on_top(tmp_path: Path)
 
 def test_the_demo_says_what_happened_and_what_to_try() -> None:
     rate, threshold = record("find-rate", 5.0).report(), record("find-threshold", 5.0).report()
-    both = session.combine({"rate_mode": ("held", rate), "threshold_mode": ("forced", threshold)})
-    lines = tour.in_words(both)
-    assert len(lines) == 3 and "80 % sure" in lines[0] and "100/s" in lines[1] and "Try next" in lines[2]
+    runs = {key: (key, rate) for key in ("rate_mode", "rate_mode_paper")}
+    runs |= {key: (key, threshold) for key in ("threshold_mode", "threshold_mode_paper")}
+    lines = tour.in_words(session.combine(runs))
+    assert (
+        len(lines) == 3
+        and "80 % sure" in lines[0]
+        and "/s, they let images leave" in lines[1]
+        and "Try next" in lines[2]
+    )
     assert f"{rate['steady']['throughput_per_s']:.0f} images/s" in lines[0]
     assert tour.in_words(session.combine({"rate_mode": ("held", rate)})) == [] == tour.in_words(rate)

@@ -87,11 +87,14 @@ def test_a_sample_stands_for_all_when_there_are_too_many() -> None:
 def test_a_timeline_keeps_every_completion_in_few_points(times: list[float]) -> None:
     timeline = Timeline(width_s=0.5, points_max=16)
     for number, now in enumerate(sorted(times)):
-        timeline.count(now, correct=number % 2 == 0)
+        timeline.offer(now)
+        timeline.count(now, correct=number % 2 == 0, latency_s=0.25)
         timeline.control(now, fx.RecordControl(0.1, 0.8, number, 0, 0))
     assert len(timeline.points) <= 16
     assert sum(point.completed for point in timeline.points) == len(times)
     assert sum(point.correct for point in timeline.points) == (len(times) + 1) // 2
+    assert sum(point.offered for point in timeline.points) == len(times)
+    assert sum(point.latency_sum_s for point in timeline.points) == len(times) / 4
     last = next(point.control for point in reversed(timeline.points) if point.control)
     assert last.input_queue == len(times) - 1
     assert timeline.width_s * len(timeline.points) > max(times)

@@ -23,9 +23,10 @@ CODE = [source for source in SOURCES if source.inside("mdi_exit")]
 PURE = [source for source in CODE if source.inside("mdi_exit.core", "mdi_exit.policies")]
 VIRTUAL = [*PURE, *(source for source in CODE if source.inside("mdi_exit.simulation", "mdi_exit.fuzzing"))]
 # Lines of code: the core is read whole before it is changed, core and simulation in one sitting. A third of the core
-# only declares what there is (types, events, effects, views); it serves two families of rules, and prices.
-CORE_LINES_MAX = 1300
-SITTING_LINES_MAX = 1750
+# only declares what there is (types, events, effects, views); it serves two families of rules, prices, and farewells.
+# The simulation also counts what the runtime itself takes of a device.
+CORE_LINES_MAX = 1350
+SITTING_LINES_MAX = 1870
 # What persons write: the tidy rules spell in two halves what they forbid.
 WRITTEN = (".md", ".py", ".sh", ".toml", ".txt", ".yaml")
 TEXTS = [ROOT / "Makefile", ROOT / ".ci" / "run", *(path for path in ROOT.iterdir() if path.suffix in WRITTEN)]

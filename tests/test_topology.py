@@ -122,6 +122,12 @@ def test_a_link_may_have_a_bandwidth_that_changes_and_a_channel(tmp_path: Path) 
     assert "on average 1.5 Mbit/s" in drawn and "on channel wifi" in drawn
 
 
+def test_a_file_alone_may_leave_a_channels_bandwidth_to_the_experiment(tmp_path: Path) -> None:
+    path = write(tmp_path, "source: a\nworkers: [a, b]\nlinks: [{between: [a, b], channel: wifi}]")
+    assert "on channel wifi, its bandwidth left to the experiment's links" in run(str(path)).output
+    assert load(path, shaping=Shape(1e6)).links[0].shape == Shape(1e6, channel="wifi")
+
+
 START = "source: a\nworkers: [a, b, c]\n"
 REFUSALS = {
     "unknown key": (START + "link: []", "unknown key 'link' (did you mean 'links'?); allowed: name, description,"),
@@ -131,12 +137,12 @@ REFUSALS = {
     ),
     "unknown key of a link": (START + "links: [{between: [a, b], lossy: 1}]", "links[0]: unknown key 'lossy'"),
     "unknown option of a worker": (
-        "source: a\nworkers: {a: {options: {groups: 2}}}",
-        "workers.a.options: unknown key 'groups' (did you mean 'group_max'?); allowed: group_max,",
+        "source: a\nworkers: {a: {options: {groupmax: 2}}}",
+        "workers.a.options: unknown key 'groupmax' (did you mean 'group_max'?); allowed: group_max,",
     ),
     "wrong option of a worker": (
         "source: a\nworkers: {a: {options: {group_max: 0}}}",
-        "workers.a.options: group_max and link_window must be within 1..1024",
+        "workers.a.options.group_max: is 0, but group_max and link_window must be within 1..1024",
     ),
     "wrong type of loss": (
         START + "links: [{between: [a, b], loss: many}]",
@@ -175,8 +181,17 @@ REFUSALS = {
     ),
     "a channel without a bandwidth": (
         START + "links: [{between: [a, b], channel: wifi}]",
-        "links[0]: a link on a channel wants a bandwidth",
+        "links[0]: is on channel wifi without a bandwidth; allowed: bandwidth or bandwidth_trace here, or in the exp",
     ),
+    "a channel that is no file name": (
+        START + "links: [{between: [a, b], channel: .., bandwidth: 1 bit/s}]",
+        "links[0]: a channel cannot be called '..'; letters, digits, '-', '_' and '.', at most 64, a letter or digit",
+    ),
+    "a channel too long for a file name": (
+        START + f"links: [{{between: [a, b], channel: {'a' * 65}, bandwidth: 1 bit/s}}]",
+        "links[0]: a channel cannot be called 'aaaa",
+    ),
+    "a worker too long for a file name": (f"source: a\nworkers: [a, {'b' * 65}]", "workers: holds 'bbbb"),
     "negative speed": ("source: a\nworkers: {a: {speed: -1}}", "workers.a.speed: is -1; allowed: above 0"),
     "workers as text": ("source: a\nworkers: a", "workers: is 'a'; allowed: a list of names, or a mapping"),
     "a worker that is a number": ("source: 1\nworkers: [1]", "source: is 1; allowed: text"),
@@ -200,7 +215,7 @@ REFUSALS = {
     "link of nobody": (START + "links: [{loss: 0.1}]", "links[0]: does not say which two workers it joins; allowed:"),
     "link from only": (START + "links: [{from: a}]", "links[0]: does not say which two workers it joins"),
     "link both forms": (START + "links: [{between: [a, b], from: a, to: c}]", "links[0]: does not say which two"),
-    "link as text": (START + "links: [a-b]", "links[0]: is 'a-b'; allowed: a mapping"),
+    "link as text": (START + "links: [a-b]", "links[0]: is 'a-b'; allowed: [a, b], or a mapping"),
     "one worker cut off": (
         START + "links: [[a, b]]",
         "links: the graph is not connected: c is cut off from the source 'a'",
@@ -224,7 +239,7 @@ def test_what_cannot_be_is_refused_in_one_line(case: str, tmp_path: Path) -> Non
     (tmp_path / "outage.txt").write_text("1 0\n")
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as refusal:
-        load(path)
+        load(path, shaping=Shape())
     assert str(refusal.value).startswith((f"{path}: ", str(tmp_path)))
     assert complaint in str(refusal.value)
     assert "\n" not in str(refusal.value)

@@ -532,7 +532,7 @@ def test_calibrate_warns_of_temperatures_that_mean_little(trained: Path, tmp_pat
 
 def test_calibrate_refuses_data_whose_held_out_part_is_not_the_trainings(trained: Path, tmp_path: Path) -> None:
     net, other = trained / "net" / "net", trained / "test.zip"
-    with pytest.raises(UserError, match=r"test\.zip: has 12 images, .* trained on data with 40; .*--separate"):
+    with pytest.raises(UserError, match=r"test\.zip: its 12 images are not the 40 that .*--separate"):
         invoke("calibrate", net, "--data", other, "--out", tmp_path)
     with pytest.raises(UserError, match=r"--seed 9: .* that of the training's seed, 3"):
         invoke("calibrate", net, "--data", trained / "data.zip", "--out", tmp_path, "--seed", "9")
@@ -544,7 +544,7 @@ def test_calibrate_refuses_data_whose_held_out_part_is_not_the_trainings(trained
 def test_calibrate_refuses_other_images_of_the_same_number(trained: Path, tmp_path: Path) -> None:
     """As many images of the same classes, in another order: the held-out part would be of what was trained on."""
     net, other = trained / "net" / "net", write_images(tmp_path / "other.zip", 40, seed=9)
-    with pytest.raises(UserError, match=r"other\.zip: other images or labels than .*--separate") as error:
+    with pytest.raises(UserError, match=r"other\.zip: its 40 images are not the 40 that .*--separate") as error:
         invoke("calibrate", net, "--data", other, "--out", tmp_path / "out")
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
@@ -645,6 +645,7 @@ def test_test_images_are_refused_before_the_training(trained: Path, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_in_a_card_names_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/mdi-exit", "train", "--data", "/home/me/train.zip", "--lr", "0.1"])
-    assert command_line() == "mdi-exit train --data train.zip --lr 0.1"
+def test_the_command_in_a_card_keeps_folders_but_those_of_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["train", "--data", "/home/me/train.zip", "--lr", "0.1", "--out=runs/net", "--test=/home/me/test.zip"]
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/mdi-exit", *words])
+    assert command_line() == "mdi-exit train --data train.zip --lr 0.1 --out=runs/net --test=test.zip"

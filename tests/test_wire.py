@@ -20,19 +20,27 @@ from mdi_exit.compute.base import FeatureShapes
 from mdi_exit.config import load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
-from mdi_exit.core.types import Outcome, Result, Task, WorkerReport
+from mdi_exit.core.types import Measurement, OnAir, Outcome, Prices, Result, Task, Verdict, WorkerReport
 from mdi_exit.errors import UserError
 from mdi_exit.runtime.fit import check_fit, check_groups
 
 EXITS = 5
+WORKERS = ("a", "b")
+AIR = OnAir("a", "b", "air", 0.3, (0.1,) * EXITS)
+MEASURED = Measurement("b", 0, 3, (0.01,) * EXITS, (("a", (0.1,) * EXITS),), (9.0,) * EXITS, (4.5,) * EXITS)
 REPORT = WorkerReport("b", 4, 0, (0, 1, 2, 0, 0), (0, 3, 0, 0, 0), 0.002, 1, 2)
 TASK = Task(7, 0, 2, 16, 1)
+VERDICTS = (Verdict(1, 3, 0.5), Verdict(2, 4, 0.25))
 MESSAGES: list[wire.LinkMessage] = [
-    fx.SendTasks("b", 1, (TASK, Task(8, 1, 2, 16))),
+    fx.SendTasks("b", 1, (TASK, Task(8, 1, 2, 16, 0, 4, VERDICTS))),
     fx.Acknowledge("a", 1, True, REPORT),
-    fx.SendResults("a", (Result(7, 0, 2, 3, 0.9), Result(8, 1, 5, -1, 0.0, "broken"))),
+    fx.SendResults(
+        "a", (Result(7, 0, 2, 3, 0.9), Result(8, 1, 5, -1, 0.0, "broken"), Result(9, 0, 5, 4, 0.25, None, VERDICTS))
+    ),
     fx.SendReport("a", REPORT),
     fx.SendThresholds("b", 2, (0.5, 0.6, 0.7, 0.8)),
+    fx.SendPrices("b", Prices(2, WORKERS, ((1.0,) * EXITS, (0.5,) * EXITS), (AIR,))),
+    fx.SendMeasurements("b", (MEASURED,)),
 ]
 TENSORS = [np.arange(8, dtype=np.float16).reshape(2, 2, 2), np.ones((2, 2, 2), np.float16)]
 
@@ -89,7 +97,7 @@ def test_nan_and_enums_come_back_as_themselves() -> None:
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_messages_of_a_link_round_trip_with_their_tensors(message: wire.LinkMessage) -> None:
     decoded, tensors = wire.decode(frames_of(message))
-    check_fit(decoded, EXITS)
+    check_fit(decoded, EXITS, WORKERS)
     assert decoded == message
     expected = TENSORS if isinstance(message, fx.SendTasks) else []
     assert len(tensors) == len(expected)
@@ -136,7 +144,7 @@ def test_mutated_frames_are_refused_or_still_fit(message: wire.LinkMessage, seed
             frames.insert(rng.randint(0, len(frames)), bytearray(rng.randbytes(rng.randrange(9))))
     try:
         decoded, tensors = wire.decode([bytes(frame) for frame in frames])
-        check_fit(decoded, EXITS)
+        check_fit(decoded, EXITS, WORKERS)
     except wire.WireError:
         return
     assert isinstance(decoded, typing.get_args(wire.LinkMessage)) and len(tensors) in (0, len(TENSORS))
@@ -178,7 +186,7 @@ def header(*content: object) -> list[bytes]:
     return [msgpack.packb(content)]
 
 
-GOOD_TASKS = {16: ["b", 1, [{1: [7, 0, 2, 16, 1]}]]}
+GOOD_TASKS = {16: ["b", 1, [{1: [7, 0, 2, 16, 1, 0, []]}]]}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +194,7 @@ GOOD_TASKS = {16: ["b", 1, [{1: [7, 0, 2, 16, 1]}]]}
     [
         ([], "0 frames"),
         ([b"\x00"] * (wire.FRAMES_MAX + 1), "frames"),
-        (header(wire_table.VERSION + 1, GOOD_TASKS, []), "speaks version 3"),
+        (header(wire_table.VERSION + 1, GOOD_TASKS, []), f"speaks version {wire_table.VERSION + 1}"),
         (header(wire_table.VERSION, {27: ["gossip", 1.0]}, []), "SetTimer is no message"),
         (header(wire_table.VERSION, {99: []}, []), "unknown tag 99"),
         (header(wire_table.VERSION, {16: ["b", 1]}, []), "SendTasks has 3 fields"),
@@ -227,14 +235,31 @@ def test_each_mistake_is_named(frames: list[bytes], complaint: str) -> None:
         fx.SendReport("a", replace(REPORT, sequence=2**64 - 1)),
         fx.SendResults("a", (Result(7, 0, 6, 3, 0.9),)),
         fx.SendResults("a", (Result(7, 0, 2, 3, math.inf),)),
+        fx.SendTasks("b", 1, (replace(TASK, arm=-1),)),
+        fx.SendTasks("b", 1, (replace(TASK, seen=VERDICTS * 3),)),
+        fx.SendTasks("b", 1, (replace(TASK, seen=(Verdict(6, 3, 0.5),)),)),
+        fx.SendTasks("b", 1, (replace(TASK, seen=(Verdict(1, -1, 0.5),)),)),
+        fx.SendResults("a", (Result(7, 0, 2, 3, 0.9, None, (Verdict(1, 3, math.nan),)),)),
         fx.SendThresholds("a", 1, (0.5,)),
         fx.SendThresholds("a", 1, (0.5, 0.5, 0.5, math.nan)),
+        fx.SendPrices("b", Prices(2, ("a", "z"), ((1.0,) * EXITS,) * 2, ())),
+        fx.SendPrices("b", Prices(2, ("a", "a"), ((1.0,) * EXITS,) * 2, ())),
+        fx.SendPrices("b", Prices(2, ("a",), ((-1.0,) * EXITS,), ())),
+        fx.SendPrices("b", Prices(2, ("a",), ((1.0,) * EXITS,), (replace(AIR, receiver="z"),))),
+        fx.SendPrices("b", Prices(2, ("a",), ((1.0,) * EXITS,), (replace(AIR, nu=-0.1),))),
+        fx.SendPrices("b", Prices(2, ("a",), ((1.0,) * EXITS,), (AIR,) * 5)),
+        fx.SendMeasurements("b", (replace(MEASURED, worker="z"),)),
+        fx.SendMeasurements("b", (replace(MEASURED, links=(("z", (0.1,) * EXITS),)),)),
+        fx.SendMeasurements("b", (replace(MEASURED, links=(("a", (1e-310,) * EXITS),)),)),
+        fx.SendMeasurements("b", (replace(MEASURED, compute_s=(1e-15,) * EXITS),)),
+        fx.SendMeasurements("b", (replace(MEASURED, compute_s=(1e300,) * EXITS),)),
+        fx.SendMeasurements("b", (replace(MEASURED, computed=(1e12,) * EXITS),)),
     ],
 )
 def test_what_no_worker_of_this_network_would_say_is_refused(message: wire.LinkMessage) -> None:
     decoded, _ = wire.decode([bytes(frame) for frame in wire.encode(message)])
     with pytest.raises(wire.WireError):
-        check_fit(decoded, EXITS)
+        check_fit(decoded, EXITS, WORKERS)
 
 
 def test_groups_that_no_message_can_carry_are_refused_before_a_run_and_the_largest_allowed_ones_arrive() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.controller import ControllerCore
-from mdi_exit.core.types import ExitReading, Limits, Routes, Task, WorkerOptions, WorkerReport
+from mdi_exit.core.types import NO_PRICES, ExitReading, Limits, Routes, Task, WorkerOptions, WorkerReport
 from mdi_exit.core.worker import WorkerCore
 from mdi_exit.policies.admission import RateAdaptation
 from mdi_exit.policies.exit import ThresholdExit
@@ -111,6 +111,7 @@ def mesh_world(
     limits: Limits | None = None,
     options: WorkerOptions | None = None,
     data_max: int | None = None,
+    step_s: float = 0.0,
     observe: Any = lambda *step: None,
 ) -> World:
     """A started full mesh of `count` workers, admission open."""
@@ -121,12 +122,19 @@ def mesh_world(
     rng, media = random.Random(f"{seed}/controller"), dict[str, OwnMedium]()
     controller = ControllerCore(EXITS, (0.8,) * (EXITS - 1), admission, arrivals, limits, rng, data_max)
     delays = compute_s if isinstance(compute_s, Mapping) else dict.fromkeys(names, compute_s)
+    network = Network(
+        oracle,
+        lambda name, k, tasks: delays[name] * tasks,
+        (3072, 8192, 4096, 0),
+        lambda name, event, effects: step_s if name in names else 0.0,
+        lambda asked: NO_PRICES,
+    )
     world = World(
         cores,
         "a",
         controller,
         {(a, b): _shaper(shape(), media, f"{seed}/link {a} {b}") for a, b in full_mesh(names)},
-        Network(oracle, lambda name, k, tasks: delays[name] * tasks, (3072, 8192, 4096, 0)),
+        network,
         random.Random(f"{seed}/world"),
         observe,
     )

@@ -9,21 +9,23 @@ link, and no radio channel that links share, is busy for more than that.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdi_exit.config import Experiment
-from mdi_exit.core.types import ExitReading
-from mdi_exit.core.views import ExitPolicy
+from mdi_exit.core.types import ExitReading, Task
+from mdi_exit.core.views import ExitDecision, ExitPolicy
+from mdi_exit.devices import Overhead
 from mdi_exit.errors import UserError
 from mdi_exit.models.card import Card
 from mdi_exit.topology import Link, Topology, routes
 from mdi_exit.trace import ExitTrace
 
 Array = NDArray[np.float64]
+_SHORTEST_S = 1e-9
 UNKNOWN_S = 1e6  # stands for a time that nobody knows; no segment takes that long
 
 
@@ -49,6 +51,8 @@ class FluidProblem:
     wait_s: Array | None = None  # (L, K); None: no window limits anything
     result_s: Array | None = None  # (L,), seconds of the medium for one result
     channels: tuple[str | None, ...] = ()  # per direction, the radio channel that it is on; () and None: on none
+    hop_s: tuple[float, ...] = ()  # per worker, of its time for each task that it hands over or is handed; (): none
+    datum_s: float = 0.0  # of the source's time, for each datum
 
     def __post_init__(self) -> None:
         shape, known = (len(self.links), len(self.continuation) + 1), set(self.workers)
@@ -56,6 +60,8 @@ class FluidProblem:
             raise OptimumError("the source and the ends of links must be among the workers")
         if self.channels and len(self.channels) != len(self.links):
             raise OptimumError(f"channels must have {len(self.links)} entries, one per direction of a link, or none")
+        if self.hop_s and len(self.hop_s) != len(self.workers):
+            raise OptimumError(f"hop_s must have {len(self.workers)} entries, one per worker, or none")
         if self.compute_s.shape != (len(self.workers), shape[1]) or len(known) != len(self.workers):
             raise OptimumError(f"compute_s must be workers x {shape[1]} for {shape[1]} segments, each worker once")
         for name, times, wanted in (
@@ -65,8 +71,11 @@ class FluidProblem:
         ):
             if times is not None and (times.shape != wanted or not np.all(times >= 0)):
                 raise OptimumError(f"{name} must have {' x '.join(map(str, wanted))} entries, none negative")
-        if not np.all(self.compute_s > 0) or not np.isfinite(self.compute_s).any():
+        known_s = self.compute_s[np.isfinite(self.compute_s)]
+        if not np.all(self.compute_s > 0) or not known_s.size:
             raise OptimumError("compute_s must be above 0, and finite somewhere")
+        if known_s.min() < _SHORTEST_S or known_s.max() > UNKNOWN_S:
+            raise OptimumError(f"compute_s must be within {_SHORTEST_S:g} and {UNKNOWN_S:g} s, for the solver's sake")
         if not all(0 <= share <= 1 for share in self.continuation):
             raise OptimumError(f"continuation is {self.continuation}; allowed: shares within 0..1")
 
@@ -116,7 +125,10 @@ def _policy_leaving(trace: ExitTrace, policy: ExitPolicy, thresholds: tuple[floa
     view = _Thresholds(trace.exits, thresholds)
     readings = zip(trace.confidence.tolist(), trace.prediction.tolist(), trace.entropy.tolist(), strict=True)
     leaves = [
-        [policy.leaves(k, ExitReading(*said), view) for k, said in enumerate(list(zip(*row, strict=True))[:-1], 1)]
+        [
+            policy.decide(Task(0, 0, k, 0), ExitReading(*said), view) is ExitDecision.LEAVE
+            for k, said in enumerate(list(zip(*row, strict=True))[:-1], 1)
+        ]
         for row in readings
     ]
     return _first(np.array(leaves, dtype=np.bool_).reshape(len(trace), trace.exits - 1))
@@ -160,47 +172,68 @@ def problem_of(
     if trace.exits != experiment.exits:
         raise OptimumError(f"the trace has {trace.exits} exits; allowed: {experiment.exits}, as many as the model")
     times_s = {worker: _seconds(experiment, card, worker, measured_s or {}) for worker in experiment.topology.workers}
-    shares = _shares(trace, _policy_leaving(trace, experiment.exit, experiment.thresholds))
-    return _network(experiment, times_s, trace.payload_bytes, shares, header_bytes, result_bytes)
+    shares = going_on(experiment, trace)
+    return placed(experiment, times_s, trace.payload_bytes, shares, header_bytes, result_bytes)
 
 
-def network_of(experiment: Experiment, card: Card, payload_bytes: Sequence[int]) -> FluidProblem:
+def going_on(experiment: Experiment, trace: ExitTrace) -> tuple[float, ...]:
+    """c[k], k = 1..K-1, of a trace's data under the experiment's exit rule and thresholds."""
+    return _shares(trace, _policy_leaving(trace, experiment.exit, experiment.thresholds))
+
+
+def network_of(
+    experiment: Experiment, card: Card, payload_bytes: Sequence[int], lost: Collection[str] = ()
+) -> FluidProblem:
     """As `problem_of`, of which nobody knows yet who goes on: continuation is 1. A worker whose times are not known
-    has UNKNOWN_S for each segment that it hosts. `payload_bytes` are those of a_k, k = 0..K.
+    has UNKNOWN_S for each segment that it hosts. `payload_bytes` are those of a_k, k = 0..K. Those `lost` compute and
+    send nothing, and the others' routes lead around them.
+
+    Raises OptimumError when nobody is left who hosts anything.
     """
     times_s = {}
     for worker, profile in experiment.devices.items():
-        known = profile.seconds(card.model.architecture, card.model.image_size) if profile else None
+        model = card.model
+        known = profile.seconds(model.architecture, model.image_size, experiment.hosted[worker]) if profile else None
         times_s[worker] = known or (UNKNOWN_S,) * experiment.exits
-    return _network(experiment, times_s, payload_bytes, (1.0,) * (experiment.exits - 1), 0, None)
+    return placed(experiment, times_s, payload_bytes, (1.0,) * (experiment.exits - 1), 0, None, lost)
 
 
-def _network(
+def placed(
     experiment: Experiment,
     times_s: Mapping[str, Sequence[float]],
     payload_bytes: Sequence[int],
     shares: tuple[float, ...],
-    header_bytes: int,
-    result_bytes: int | None,
+    header_bytes: int = 0,
+    result_bytes: int | None = None,
+    lost: Collection[str] = (),
 ) -> FluidProblem:
+    """As `problem_of`, of what is known beforehand: seconds of segments 1..K by worker, the bytes of a_k (k = 0..K),
+    the shares that go on. Those `lost` compute and carry nothing, and the others' routes lead around them. What the
+    runtime takes per datum, task and hand-over, the device profiles say: `times_s` are computing alone.
+    """
     topology, hosted = experiment.topology, experiment.hosted
+    profiles = experiment.devices
+    runtimes = {w: known.runtime if (known := profiles[w]) else Overhead() for w in topology.workers}
+    alive = [worker for worker in topology.workers if worker not in lost]
     compute_s = np.full((len(topology.workers), experiment.exits), np.inf)
     for n, worker in enumerate(topology.workers):
-        here = [k - 1 for k in hosted[worker]]
-        compute_s[n, here] = np.array(times_s[worker])[here]
+        here = [k - 1 for k in hosted[worker]] if worker in alive else []
+        compute_s[n, here] = np.array(times_s[worker])[here] + runtimes[worker].task_s
     ways = _directions(topology)
     send_s = np.full((len(ways), experiment.exits), np.inf)
     wait_s, result_s = np.zeros_like(send_s), np.zeros(len(ways))
-    allowed = routes(topology, hosted, experiment.exits, topology.workers, version=0)
+    allowed = routes(topology, hosted, experiment.exits, alive, version=0)
     for i, (a, b, link) in enumerate(ways):
         options, tries = experiment.worker_options[a], 1 / (1 - link.shape.loss)
         header_s = link.shape.transmission_s(header_bytes) / options.group_max
         turn_s = 2 * link.shape.latency_s / options.group_max + header_s
         for k, size_bytes in enumerate(payload_bytes[:-1]):
-            if b in allowed[a].toward_segment[k]:
-                send_s[i, k] = tries * (link.shape.transmission_s(size_bytes) + header_s)
+            if a in allowed and b in allowed[a].toward_segment[k]:
+                travels_bytes = link.shape.travels_bytes(k + 1, size_bytes)
+                send_s[i, k] = tries * (link.shape.transmission_s(travels_bytes) + header_s)
                 wait_s[i, k] = (send_s[i, k] + tries * turn_s) / options.link_window
-        result_s[i] = tries * link.shape.transmission_s(result_bytes or 0)
+        up = a in allowed and b in allowed
+        result_s[i] = tries * link.shape.transmission_s(result_bytes or 0) if up else np.inf
     return FluidProblem(
         topology.workers,
         topology.source,
@@ -211,6 +244,8 @@ def _network(
         wait_s,
         None if result_bytes is None else result_s,
         tuple(link.shape.channel for _, _, link in ways),
+        tuple(runtime.hop_s for runtime in runtimes.values()),
+        runtimes[topology.source].datum_s,
     )
 
 
@@ -234,4 +269,4 @@ def _seconds(
         return seconds
     if profile is None:
         raise OptimumError(f"{worker}: has no device profile; allowed: one for every worker, or measured times")
-    return profile.seconds(card.model.architecture, card.model.image_size)
+    return profile.seconds(card.model.architecture, card.model.image_size, experiment.hosted[worker])

@@ -58,10 +58,14 @@ class Optimum:
 
 
 def optimum(problem: FluidProblem) -> Optimum:
-    """Maximise the admitted rate. Raises OptimumError when no datum can be finished at all."""
+    """Maximise the admitted rate.
+
+    Raises OptimumError when no datum can be finished at all, and when times differ by more than a solver can bear.
+    """
     lp = _programme(problem)
     found = linprog(lp.objective, lp.capacity, np.ones(len(lp.names)), lp.flow, np.zeros(lp.flow.shape[0]))
-    assert found.status == 0, found.message  # admitting nothing is feasible, and compute times bound the rate
+    if found.status:  # never with sane times: admitting nothing is feasible, and compute times bound the rate
+        raise OptimumError(f"the solver gives up on these times ({' '.join(found.message.split())})")
     rate, prices = float(found.x[0]), np.maximum(0.0, -found.ineqlin.marginals)
     if rate < _NOISE:
         allowed = "allowed: a way from the source to a host of each segment, and back for results"
@@ -211,7 +215,13 @@ def _capacity(problem: FluidProblem, processes: _Pairs, sends: _Pairs, columns: 
     p, f = 1 + np.arange(len(n)), 1 + len(n) + np.arange(len(link))
     r = np.arange(1 + len(n) + len(link), columns)  # none when results are free
     through, held, home = busy[link], slow[link], busy[: len(r)]
+    hop_s = np.array(problem.hop_s or (0.0,) * len(problem.workers))
+    index = {name: i for i, name in enumerate(problem.workers)}
+    ends = np.array([(index[a], index[b]) for a, b in problem.links], dtype=np.intp).reshape(-1, 2)[link]
     entries = [
+        (np.array([index[problem.source]]), np.array([0]), np.array([problem.datum_s])),
+        (ends[:, 0], f, hop_s[ends[:, 0]]),
+        (ends[:, 1], f, hop_s[ends[:, 1]]),
         (n, p, problem.compute_s[processes]),
         (medium_row[link][through], f[through], send[sends][through]),
         (window_row[link][held], f[held], wait[sends][held]),

@@ -5,17 +5,19 @@ Drawn straight on a canvas, without pyplot's global state, so that they can be m
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from mdi_exit.report import Report, settled
+from mdi_exit.report import Report, settled, settled_over
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK = (
@@ -23,7 +25,7 @@ BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK = (
 )  # fmt: skip
 RUN_COLOURS = (BLUE, RED, GREEN, PINK, ORANGE, SKY)
 _MARKERS = "osD^vP"
-_SMOOTH_S = 3.0  # curves are means over so long a window; shorter ones show the dice, not the run
+SMOOTH_S = 3.0  # curves are means over so long a window; shorter ones show the dice, not the run
 _STYLE: dict[Any, Any] = {  # which keys there are is for matplotlib's version to say
     "font.size": 10,
     "axes.titlesize": 11,
@@ -61,27 +63,69 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return [png, svg]
 
 
-def throughput_accuracy(reports: Mapping[str, Report], folder: Path) -> list[Path]:
+def throughput_accuracy(reports: Mapping[str, Report], folder: Path, repeated: bool = False) -> list[Path]:
     """Accuracy over throughput, a point per run, and beside it who left at which exit.
 
     `reports` maps what each run is called to its report. The point is what the run arrived at (`report.settled`), with
-    the 95 % interval of its accuracy; the faint dots are stretches of the whole run.
+    the 95 % interval of its accuracy; the faint dots are stretches of the whole run. Of one experiment `repeated` with
+    other seeds the dots are the seeds, the point their mean.
     """
+    over = " or ".join(dict.fromkeys(map(settled_over, reports.values())))
     with style():
         figure = new_figure(10.5, 4.4)
         left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
-        for (name, report), colour, marker in zip(reports.items(), RUN_COLOURS, _MARKERS, strict=False):
-            left.plot(*_stretches(report), marker, color=colour, markersize=4, alpha=0.35, linestyle="none")
-            _point(left, report, name, colour, marker)
+        if repeated:
+            note = f"dots: the seeds, {over}; mark: their mean, lowest and highest"
+            _seeds(left, reports)
+            _mean_exit_shares(right, reports)
+        else:
+            note = f"marks: {over}, with 95 % interval; dots: {SMOOTH_S:.0f} s each"
+            for (name, report), colour, marker in _looks(reports):
+                left.plot(*_stretches(report), marker, color=colour, markersize=4, alpha=0.35, linestyle="none")
+                _point(left, report, name, colour, marker)
+            _exit_shares(right, reports)
         left.set(xlabel="throughput (images per second)", ylabel="accuracy of the answers (%)")
-        note = f"marks: the run, with 95 % interval; dots: {_SMOOTH_S:.0f} s each"
         left.set_title(f"Accuracy against throughput\n({note})", loc="left", fontsize=10)
-        left.set_xlim(left=0)
         left.margins(x=0.15, y=0.15)
+        left.autoscale_view()
+        left.set_xlim(left=0, right=1.15 * max(left.get_xlim()[1], 1e-3))
         if left.get_legend_handles_labels()[0]:
             left.legend(loc="best")
-        _exit_shares(right, reports)
+        right.set(xlabel="exit", ylabel="share of the answers (%)")
+        right.xaxis.set_major_locator(MaxNLocator(integer=True))
+        right.set_title("Who left at which exit\n(above the bars: % right)", loc="left", fontsize=10)
+        right.grid(visible=False, axis="x")
     return save(figure, folder, "throughput-accuracy")
+
+
+def _looks(reports: Mapping[str, Report]) -> Iterator[tuple[tuple[str, Report], str, str]]:
+    """The runs, each with a colour and a mark."""
+    return zip(reports.items(), itertools.cycle(RUN_COLOURS), itertools.cycle(_MARKERS), strict=False)
+
+
+def _seeds(axes: Axes, reports: Mapping[str, Report]) -> None:
+    """What each seed settled at, and their mean."""
+    arrived_at = [settled(report) for report in reports.values()]
+    known = [(each["throughput_per_s"], 100 * each["accuracy"]) for each in arrived_at if each["accuracy"] is not None]
+    if not known:
+        return
+    rates, shares = zip(*known, strict=True)
+    axes.plot(rates, shares, "o", color=BLUE, markersize=5, alpha=0.4, linestyle="none")
+    rate, share = fmean(rates), fmean(shares)
+    axes.errorbar([rate], [share], xerr=_ends(rates), yerr=_ends(shares), color=BLUE, capsize=4, zorder=3)
+    label = f"mean of {len(known)}: {rate:.0f}/s, {share:.1f} %"
+    axes.plot([rate], [share], "o", color=BLUE, markersize=11, markeredgecolor="white", label=label, zorder=4)
+
+
+def _mean_exit_shares(axes: Axes, reports: Mapping[str, Report]) -> None:
+    """A bar per exit: how many leave there in the mean over the runs, lowest and highest, and how right they are."""
+    for k in range(len(next(iter(reports.values()))["exits"])):
+        shares = [100 * report["exits"][k] / (sum(report["exits"]) or 1) for report in reports.values()]
+        right = [share for report in reports.values() if (share := report["exit_accuracy"][k]) is not None]
+        axes.bar([k + 1], [fmean(shares)], 0.75, color=BLUE)
+        axes.errorbar([k + 1], [fmean(shares)], _ends(shares), color=BLACK, capsize=3)
+        if right:
+            axes.text(k + 1, max(shares) + 0.6, f"{100 * fmean(right):.0f}", ha="center", fontsize=8, color="#333333")
 
 
 def _point(axes: Axes, report: Report, name: str, colour: str, marker: str) -> None:
@@ -90,20 +134,29 @@ def _point(axes: Axes, report: Report, name: str, colour: str, marker: str) -> N
     rate, share = arrived_at["throughput_per_s"], arrived_at["accuracy"]
     if share is None or not arrived_at["completed"]:
         return
-    error = 196 * math.sqrt(share * (1 - share) / arrived_at["completed"])
-    axes.errorbar([rate], [100 * share], yerr=[error], color=colour, capsize=4, zorder=3)
+    low, high = interval(share, arrived_at["completed"])
+    ends = [[100 * (share - low)], [100 * (high - share)]]
+    axes.errorbar([rate], [100 * share], yerr=ends, color=colour, capsize=4, zorder=3)
     label = f"{name}: {rate:.0f}/s, {100 * share:.1f} %"
     axes.plot(
         [rate], [100 * share], marker, color=colour, markersize=11, markeredgecolor="white", label=label, zorder=4
     )
 
 
+def interval(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share of `count` (Wilson 1927), which unlike the normal one stays within 0..1."""
+    from scipy.stats import binomtest  # takes half a second to import, which only figures should wait for
+
+    found = binomtest(round(share * count), count).proportion_ci(0.95, "wilson")
+    return min(float(found.low), share), max(float(found.high), share)  # a share of a report is rounded
+
+
 def _stretches(report: Report) -> tuple[list[float], list[float]]:
-    """Throughput and accuracy (%) of the stretches of _SMOOTH_S of the admission window, one after the other."""
+    """Throughput and accuracy (%) of the stretches of SMOOTH_S of the admission window, one after the other."""
     times, rates, accuracies = _admission(report)
     if len(times) < 2:
         return [], []
-    size = max(1, round(_SMOOTH_S / (times[1] - times[0])))
+    size = max(1, round(SMOOTH_S / (times[1] - times[0])))
     answers: tuple[list[float], list[float]] = [], []
     for first in range(0, len(times) - size + 1, size):
         within = slice(first, first + size)
@@ -125,7 +178,7 @@ def _exit_shares(axes: Axes, reports: Mapping[str, Report]) -> None:
     """A bar per run and exit: how many leave there, and how right they are."""
     exits = len(next(iter(reports.values()))["exits"])
     width = 0.8 / len(reports)
-    for number, ((name, report), colour) in enumerate(zip(reports.items(), RUN_COLOURS, strict=False)):
+    for number, ((name, report), colour, _) in enumerate(_looks(reports)):
         total = sum(report["exits"]) or 1
         places = [k + 1 + (number - (len(reports) - 1) / 2) * width for k in range(exits)]
         heights = [100 * count / total for count in report["exits"]]
@@ -133,69 +186,9 @@ def _exit_shares(axes: Axes, reports: Mapping[str, Report]) -> None:
         for place, height, accuracy in zip(places, heights, report["exit_accuracy"], strict=True):
             if accuracy is not None:
                 axes.text(place, height + 0.6, f"{100 * accuracy:.0f}", ha="center", fontsize=8, color="#333333")
-    axes.set(xlabel="exit", ylabel="share of the answers (%)", xticks=range(1, exits + 1))
-    axes.set_title("Who left at which exit\n(above the bars: % right)", loc="left", fontsize=10)
-    axes.grid(visible=False, axis="x")
 
 
-def time_series(reports: Mapping[str, Report], folder: Path) -> list[Path]:
-    """What each run did over time, a column per run: rates, threshold and accuracy, the source's queues."""
-    with style():
-        figure = new_figure(1.6 + 4.4 * len(reports), 7.2)
-        grid = figure.subplots(3, len(reports), sharex="col", sharey="row", squeeze=False)
-        for column, (name, report) in enumerate(reports.items()):
-            rates, levels, queues = grid[:, column]
-            _rates(rates, report)
-            _levels(levels, report)
-            _queues(queues, report)
-            rates.set_title(name, loc="left")
-            queues.set_xlabel("time (s)")
-        for axes in grid.flat:  # when all is drawn, so that the shared ends are those of all
-            axes.set_xlim(left=0)
-            axes.set_ylim(bottom=0)
-        grid[1, 0].set_ylim(top=104)
-        for axes, label in zip(grid[:, 0], ("images per second", "%", "tasks waiting at the source"), strict=True):
-            axes.set_ylabel(label)
-        for axes in grid[:, -1]:
-            axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
-    return save(figure, folder, "time-series")
-
-
-def _rates(axes: Axes, report: Report) -> None:
-    series = report["series"]
-    times = series["time_s"]
-    offered = [1 / gap_s if gap_s else None for gap_s in series["interarrival_s"]]
-    axes.plot(times, _numbers(offered), color=ORANGE, label="offered (1/µ)")
-    axes.plot(times, _mean(series["throughput_per_s"], times), color=BLUE, label="answered")
-
-
-def _levels(axes: Axes, report: Report) -> None:
-    series = report["series"]
-    times = series["time_s"]
-    right = [rate * (share or 0.0) for rate, share in zip(series["throughput_per_s"], series["accuracy"], strict=True)]
-    means = zip(_mean(right, times), _mean(series["throughput_per_s"], times), strict=True)
-    accuracy = [100 * share / all_ if all_ else float("nan") for share, all_ in means]
-    threshold = [None if level is None else 100 * level for level in series["threshold"]]
-    axes.plot(times, _numbers(threshold), color=ORANGE, label="threshold $T_e$")
-    axes.plot(times, accuracy, color=BLUE, label="accuracy")
-
-
-def _queues(axes: Axes, report: Report) -> None:
-    series = report["series"]
-    for key, colour, label in (("input_queue", BLUE, "input $I_s$"), ("output_queue", GREEN, "output $O_s$")):
-        axes.plot(series["time_s"], _numbers(series[key]), color=colour, label=label)
-    bounds = report["experiment"]["admission"]
-    for key, label in (("queue_low", "$T_{Q1}$"), ("queue_high", "$T_{Q2}$")):
-        if key in bounds:
-            dashes = "dashed" if key == "queue_high" else "dotted"
-            axes.axhline(bounds[key], color="#777777", linestyle=dashes, linewidth=1, label=label)
-
-
-def _numbers(values: Sequence[float | None]) -> list[float]:
-    return [float("nan") if value is None else value for value in values]
-
-
-def _mean(values: Sequence[float], times: Sequence[float]) -> list[float]:
-    """The mean of each value and those within the _SMOOTH_S before it."""
-    size = max(1, round(_SMOOTH_S / (times[1] - times[0]))) if len(times) > 1 else 1
-    return [sum(values[max(0, i + 1 - size) : i + 1]) / min(i + 1, size) for i in range(len(values))]
+def _ends(values: Sequence[float]) -> list[list[float]]:
+    """How far the lowest and the highest are from the mean, as error bars want it: not negative by rounding."""
+    mean = fmean(values)
+    return [[max(0.0, mean - min(values))], [max(0.0, max(values) - mean)]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -21,18 +23,24 @@ def price_solver(experiment: Experiment, card: Card, payload_bytes: Sequence[int
 
     Where nothing was measured, compute times are the device profile's and links are as the topology says; without
     either, a worker counts as slow as the slowest that is known, and a link as free. No prices are made while no
-    worker's times are known.
+    worker's times are known. A worker that is lost has no price: when it is back, its queues alone speak for it until
+    the next prices.
     """
-    network = network_of(experiment, card, payload_bytes)
+
+    task_s = {worker: device.runtime.task_s if device else 0.0 for worker, device in experiment.devices.items()}
+
+    @functools.lru_cache(maxsize=8)  # who is lost changes seldom, and often back
+    def network_without(lost: tuple[str, ...]) -> FluidProblem:
+        return network_of(experiment, card, payload_bytes, lost)
 
     def solve(asked: SolvePrices) -> Prices:
         measured = {one.worker: one for one in asked.measurements}
-        problem = _problem(experiment, network, measured, asked.lost)
         try:
-            found = optimum(problem) if problem else None
+            problem = _problem(experiment.exits, network_without(asked.lost), measured, task_s)
+            if problem is None:
+                return NO_PRICES
+            found = optimum(problem)
         except OptimumError:  # what is left of the network cannot finish a datum: nothing has a price
-            found = None
-        if problem is None or found is None:
             return NO_PRICES
         channels = problem.channels or (None,) * len(problem.links)
         crossing = np.where(np.isfinite(problem.send_s), problem.send_s, 0.0)
@@ -41,40 +49,39 @@ def price_solver(experiment: Experiment, card: Card, payload_bytes: Sequence[int
             for way, name, row in zip(problem.links, channels, crossing, strict=True)
             if name and found.nu.get(name, 0.0) > 0
         )
-        return Prices(0, problem.workers, tuple(tuple(row) for row in found.pi.tolist()), on_air)
+        priced = [(n, worker) for n, worker in enumerate(problem.workers) if worker not in asked.lost]
+        pi = tuple(tuple(found.pi[n].tolist()) for n, _ in priced)
+        return Prices(0, tuple(worker for _, worker in priced), pi, on_air)
 
     return solve
 
 
 def _problem(
-    experiment: Experiment, network: FluidProblem, measured: Mapping[str, Measurement], lost: Sequence[str]
+    exits: int, network: FluidProblem, measured: Mapping[str, Measurement], task_s: Mapping[str, float]
 ) -> FluidProblem | None:
-    """The problem with what was measured in it, and without who is down."""
+    """The problem with what was measured in it; None where nobody's times are known.
+
+    What is measured is computing alone; `task_s`, by worker, is what the runtime takes for each task beside it.
+    """
     compute_s = network.compute_s.copy()
     for n, worker in enumerate(network.workers):
         if worker in measured:
             known = np.array(measured[worker].compute_s)
-            compute_s[n] = np.where(np.isfinite(compute_s[n]) & (known > 0), known, compute_s[n])
+            compute_s[n] = np.where(np.isfinite(compute_s[n]) & (known > 0), known + task_s[worker], compute_s[n])
     stated = compute_s < UNKNOWN_S
     if not stated.any():
         return None
     compute_s[compute_s == UNKNOWN_S] = compute_s[stated].max()  # hosted, but nobody knows
-    send_s, wait_s = network.send_s.copy(), network.send_s.copy() if network.wait_s is None else network.wait_s.copy()
+    send_s = network.send_s
+    wait_s = send_s.copy() if network.wait_s is None else network.wait_s.copy()
     for i, (a, b) in enumerate(network.links):
         took_s = dict(measured[a].links).get(b) if a in measured else None
         on_air = bool(network.channels) and network.channels[i] is not None
         if took_s is not None and not on_air:  # on a channel it holds the waiting for others
             known = np.array(took_s)
             wait_s[i] = np.where(np.isfinite(send_s[i]) & (known > 0), known, wait_s[i])
-    gone = [network.workers.index(worker) for worker in lost]
-    compute_s[gone] = np.inf
-    for i, way in enumerate(network.links):
-        if any(end in lost for end in way):
-            send_s[i] = np.inf
-    return FluidProblem(
-        network.workers, network.source, compute_s, network.links, send_s, _continuation(experiment.exits, measured),
-        wait_s, None, network.channels,
-    )  # fmt: skip
+    continuation = _continuation(exits, measured)
+    return dataclasses.replace(network, compute_s=compute_s, continuation=continuation, wait_s=wait_s)
 
 
 def _continuation(exits: int, measured: Mapping[str, Measurement]) -> tuple[float, ...]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from mdi_exit import __version__
 from mdi_exit.errors import UserError
 
 app = typer.Typer(
@@ -16,15 +17,31 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"mdi-exit {__version__}")
+        raise typer.Exit
+
+
+_VERSION = typer.Option("--version", callback=_version, is_eager=True, help="All machines of a run need the same.")
+
+
+@app.callback()
+def _before(version: Annotated[bool, _VERSION] = False) -> None:
+    pass
+
+
 # Of click, or of the copy of click that newer versions of typer bring: this is the name that both have for it.
 _UsageError: Any = typer.BadParameter.__bases__[0]
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
-    from mdi_exit.cli import learn, run, simulate, topologies
+    from mdi_exit.cli import doctor, lab, learn, plan, run, simulate, topologies
 
-    for family in (run, simulate, topologies, learn):
+    for family in (run, simulate, plan, doctor, lab, topologies, learn):
         family.register(app)
     try:
         status = app(prog_name="mdi-exit", standalone_mode=False)  # else typer prints a mistake in a box of its own

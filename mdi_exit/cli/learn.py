@@ -104,6 +104,9 @@ def calibrate(
     against: Annotated[
         str, typer.Option(help="labels, or full: count only what the whole network would have got right.")
     ] = "labels",
+    thresholds: Annotated[
+        str, typer.Option(help="What to choose: per-exit, a threshold for each exit, or common, one for all.")
+    ] = "per-exit",
     keep_logits: Annotated[
         int, typer.Option(min=0, help="Write logits.npz: of so many held-out and test images; 0 for none.")
     ] = 0,
@@ -119,24 +122,40 @@ def calibrate(
     from mdi_exit.training.calibrate import CalibrateOptions, run_calibration
     from mdi_exit.training.guarantee import wish_of
 
-    wish = wish_of(target_accuracy, risk, confidence, against)
+    wish = wish_of(target_accuracy, risk, confidence, against, thresholds)
     whence = (checkpoint, data, out, separate, seed, test, test_name, device, threads)
     run_calibration(CalibrateOptions(*whence, kind, leave_at, wish, keep_logits))
 
 
 def trace(
-    checkpoint: _Checkpoint,
-    data: _Data,
+    checkpoint: Annotated[
+        str, typer.Argument(help="NAME.safetensors, a bundled one, or a folder with an ElasticBERT-like network.")
+    ],
+    data: Annotated[
+        str, typer.Option(help="Images as in `train`; for a text network a file of lines SENTENCE<TAB>LABEL.")
+    ],
     out: Annotated[Path, typer.Option(help="The file to write, FILE.npz.")],
-    images: Annotated[Optional[int], typer.Option(min=1, help="Record only this many, drawn at random.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides which, when --images is given.")] = 0,
+    images: Annotated[
+        Optional[int], typer.Option(min=1, help="Record only this many images or sentences, drawn at random.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides which, when --images is given, and the noise.")] = 0,
+    snr_db: Annotated[
+        Optional[float], typer.Option("--snr-db", help="Send the code of an analog link at this mean SNR.")
+    ] = None,
+    fading: Annotated[str, typer.Option(help="none or rayleigh, with --snr-db.")] = "none",
     device: _Device = "auto",
     threads: _Threads = 0,
 ) -> None:
-    """Record what every exit says about every image, for simulations that need no network.
+    """Record what every exit says about every image or sentence, for simulations and replays that need no network.
 
-    Give images that the network was not trained on: of those it knows, a trace flatters it.
+    Give data that the network was not trained on: of those it knows, a trace flatters it.
     """
     from mdi_exit.training.record import TraceOptions, run_trace
 
-    run_trace(TraceOptions(checkpoint, data, out, images, seed, device, threads))
+    options = TraceOptions(checkpoint, data, out, images, seed, device, threads, snr_db, fading)
+    if Path(checkpoint).is_dir():
+        from mdi_exit.training.text import run_text_trace
+
+        run_text_trace(options)
+    else:
+        run_trace(options)

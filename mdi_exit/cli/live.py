@@ -14,7 +14,7 @@ from rich.table import Table
 
 from mdi_exit.cli.tables import plain_console
 from mdi_exit.runtime.record import Progress
-from mdi_exit.tally import NodeSnapshot, SourceSnapshot
+from mdi_exit.snapshots import NodeSnapshot, SourceSnapshot
 
 _LINE_S = 2.0  # how often a line is printed where nothing can be redrawn
 _DOING = {
@@ -31,10 +31,16 @@ class LiveDisplay:
     """Shows every `Progress` it is called with. Used as a context; on standard error, so that results can be piped."""
 
     def __init__(
-        self, title: str, duration_s: float, console: Console | None = None, announces_first: bool = True
+        self,
+        title: str,
+        duration_s: float,
+        console: Console | None = None,
+        announces_first: bool = True,
+        shows_threshold: bool = True,
     ) -> None:
-        """With `announces_first` it says when the first answer came, counted from this program's start."""
-        self.title, self._announces_first = title, announces_first
+        """With `announces_first` it says when the first answer came, counted from this program's start; T_e is shown
+        unless the exit rule does without."""
+        self.title, self._announces_first, self._shows_threshold = title, announces_first, shows_threshold
         self.first_result_s: float | None = None  # from this program's start to the first answer on screen
         found = console or Console(stderr=True, highlight=False, markup=False)
         self._console = found if found.is_terminal else plain_console(file=found.file)
@@ -61,15 +67,15 @@ class LiveDisplay:
             self.first_result_s = time.time() - psutil.Process().create_time()
             self._console.print(f"{self.first_result_s:5.1f} s after the start of this program: the first answer")
         if self._console.is_terminal:
-            self._live.update(_picture(self.title, progress, self._duration_s), refresh=True)
+            self._live.update(_picture(self.title, progress, self._duration_s, self._shows_threshold), refresh=True)
             return
         phase, shown_s = self._printed
         if progress.phase != phase or progress.elapsed_s - shown_s >= _LINE_S:
             self._printed = (progress.phase, progress.elapsed_s)
-            self._console.print(_line(progress), soft_wrap=True)
+            self._console.print(_line(progress, self._shows_threshold), soft_wrap=True)
 
 
-def _line(progress: Progress) -> str:
+def _line(progress: Progress, shows_threshold: bool) -> str:
     doing = _DOING[progress.phase]
     at_source = progress.source
     if at_source is None or at_source.source is None:
@@ -79,17 +85,18 @@ def _line(progress: Progress) -> str:
     queues = "  ".join(f"{name} {node.input_queue}+{node.output_queue}" for name, node in nodes)
     lost = f"  down: {', '.join(progress.lost)}" if progress.lost else ""
     left = f"{progress.left_s:.0f} s left"
-    return f"{progress.elapsed_s:5.1f} s  {doing}, {left}: {_in_words(source)}  queues {queues}{lost}"
+    return f"{progress.elapsed_s:5.1f} s  {doing}, {left}: {_in_words(source, shows_threshold)}  queues {queues}{lost}"
 
 
-def _in_words(source: SourceSnapshot) -> str:
+def _in_words(source: SourceSnapshot, shows_threshold: bool) -> str:
     accuracy = "-" if source.accuracy is None else f"{100 * source.accuracy:.1f} %"
-    threshold = "" if source.threshold is None else f"  threshold {source.threshold:.2f}"
+    known = source.threshold is not None and shows_threshold
+    threshold = f"  threshold {source.threshold:.2f}" if known else ""
     answered = source.outcomes["completed"]
     return f"{source.throughput_per_s:.0f}/s  accuracy {accuracy}{threshold}  {answered} answered"
 
 
-def _picture(title: str, progress: Progress, duration_s: float) -> RenderableType:
+def _picture(title: str, progress: Progress, duration_s: float, shows_threshold: bool) -> RenderableType:
     done_s = {"run": duration_s - progress.left_s, "drain": duration_s, "collect": duration_s}
     bar = Table.grid(padding=(0, 2))
     completed = max(0.0, done_s.get(progress.phase, 0.0))
@@ -98,7 +105,12 @@ def _picture(title: str, progress: Progress, duration_s: float) -> RenderableTyp
     node = progress.source
     if node is None or node.source is None:
         return head
-    lines: list[RenderableType] = [head, _in_words(node.source), _bars(node.source), _nodes(progress.nodes)]
+    lines: list[RenderableType] = [
+        head,
+        _in_words(node.source, shows_threshold),
+        _bars(node.source),
+        _nodes(progress.nodes),
+    ]
     if progress.lost:
         lines.append(f"down: {', '.join(progress.lost)}")
     return Group(*lines)

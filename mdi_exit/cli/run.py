@@ -33,7 +33,7 @@ def run(
     experiment: Annotated[str, typer.Argument(help="A YAML file, or a shipped example's name.")],
     settings: Set = None,
     seed: Seed = None,
-    out: Annotated[Optional[Path], typer.Option(help="Folder of the results; default: runs/ and its name.")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="Folder of the results; default: a new one in runs/.")] = None,
     address: Annotated[
         Optional[str], typer.Option(help="Of a running Ray cluster, or auto; default: one of our own, here.")
     ] = None,
@@ -43,12 +43,11 @@ def run(
     loaded = load(experiment, settings, seed)
     from mdi_exit.cli import session  # brings in the figures' library, which a mistake need not wait for
 
-    folder = out or Path("runs") / loaded.name
-    session.prepare_folder(folder)
-    session.check_files(loaded)
-    with session.cluster(address) as cluster:
-        content = session.carry_out(cluster, loaded, loaded.name, folder)
-    finish(content, folder, as_json, [])
+    with session.results_folder(out, loaded.name) as folder:
+        session.check_files(loaded)
+        with session.cluster(address) as cluster:
+            content = session.carry_out(cluster, loaded, loaded.name, folder)
+        finish(content, folder, as_json, [])
 
 
 def load(experiment: str, settings: list[str] | None, seed: int | None) -> Experiment:
@@ -64,10 +63,10 @@ def load(experiment: str, settings: list[str] | None, seed: int | None) -> Exper
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, help="Decides the order of the images and every draw.")] = 0,
-    seconds: Annotated[float, typer.Option(min=2.0, help="How long each mode admits images.")] = 25.0,
+    seconds: Annotated[float, typer.Option(min=2.0, help="How long each of four runs admits images.")] = 15.0,
     as_json: Json = False,
 ) -> None:
-    """Run both modes of MDI-Exit on three emulated Jetson Nanos: find the rate, then find the threshold."""
+    """Run both modes of MDI-Exit on three emulated Jetson Nanos, with the default rules and with the paper's."""
     from mdi_exit.cli import session, tour
 
     experiment = tour.first_experiment(seed, seconds)
@@ -91,8 +90,7 @@ def report(
     folder = folder if folder.is_dir() else folder.parent
     session.show(content, as_json, tour.in_words(content))
     session.draw(content, folder)
-    if not as_json:
-        session.show_files(folder)
+    session.show_files(folder, as_json)
 
 
 def finish(content: dict[str, Any], folder: Path, as_json: bool, words: list[str]) -> None:
@@ -104,7 +102,6 @@ def finish(content: dict[str, Any], folder: Path, as_json: bool, words: list[str
 
     session.show(content, as_json, words)
     session.conclude(content, folder)
-    if not as_json:
-        session.show_files(folder)
+    session.show_files(folder, as_json)
     if content["interrupted"]:
         raise typer.Exit(session.INTERRUPTED)

@@ -13,13 +13,14 @@ import typer
 from rich.console import Console, RenderableType
 
 from mdi_exit import compute, journal, outputs
-from mdi_exit.analysis import plots
+from mdi_exit.analysis import over_time, plots
 from mdi_exit.cli import tables
 from mdi_exit.cli.live import LiveDisplay
 from mdi_exit.cli.tables import plain_console
-from mdi_exit.config import Experiment
+from mdi_exit.config import Experiment, check_real
 from mdi_exit.jsonfile import rounded
 from mdi_exit.machine import command_line
+from mdi_exit.policies import OWN_THRESHOLDS
 from mdi_exit.report import FILE, Report, build_report, write_report
 from mdi_exit.runtime.images import Images
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C stopped
 JOURNALS = "journals"  # the runtime's folder for them within a run's
 _FIGURES = ("throughput-accuracy", "time-series")
+_SPREAD = "spread"  # the key of a report of one experiment over several seeds that says how they differ
 _PARTS = "parts"  # of a report of several runs: which of its keys hold them, and what they are called
 
 
@@ -40,11 +42,23 @@ def prepare_folder(folder: Path) -> None:
     outputs.check_folder(folder)
 
 
+@contextlib.contextmanager
+def results_folder(out: Path | None, name: str) -> Iterator[Path]:
+    """The folder of `--out`, or else a new one in runs/, which stays only if something is left in it.
+
+    Raises UserError when it cannot be used.
+    """
+    with contextlib.nullcontext(out) if out else outputs.claimed(Path("runs") / name) as folder:
+        prepare_folder(folder)
+        yield folder
+
+
 def check_files(experiment: Experiment) -> None:
     """Open what the experiment refers to, so that whatever is wrong with it is said before a cluster is started.
 
     Raises UserError. What takes time in it, the export of a network never run before, is kept on disk.
     """
+    check_real(experiment)
     print("reading the network and the images ...", file=sys.stderr, flush=True)
     Images(experiment, compute.prepare(experiment.model, experiment.runtime.backend).card)
 
@@ -72,7 +86,8 @@ def carry_out(cluster: Cluster, experiment: Experiment, title: str, folder: Path
     """
     if experiment.runtime.journal:  # those of an older run, perhaps of other workers, would pass for this one's
         journal.clear(folder / JOURNALS)
-    with LiveDisplay(title, experiment.duration_s, announces_first=is_first) as display:
+    by_threshold = experiment.policy_names()["exit"] not in OWN_THRESHOLDS
+    with LiveDisplay(title, experiment.duration_s, None, is_first, by_threshold) as display:
         record = cluster.run(experiment, display, folder)
     kept = record.journals.name if record.journals is not None else None
     report = build_report(experiment, record.card, record.tallies, record.facts, command_line(), "ray", kept)
@@ -93,10 +108,10 @@ def conclude(report: Report, folder: Path) -> None:
 
 def draw(report: Report, folder: Path) -> None:
     """Draw the figures of a report as it is in its file, rounded; raises UserError as `conclude` does."""
-    reports = parts(rounded(report))
+    reports, repeated = parts(rounded(report)), _SPREAD in report
     with outputs.writing(folder):
-        plots.throughput_accuracy(reports, folder)
-        plots.time_series(reports, folder)
+        plots.throughput_accuracy(reports, folder, repeated)
+        over_time.time_series(reports, folder, repeated)
 
 
 def parts(report: Report) -> dict[str, Report]:
@@ -119,7 +134,9 @@ def show(report: Report, as_json: bool, words: list[str]) -> None:
     if as_json:
         print(json.dumps(rounded(report), indent=1, sort_keys=True, allow_nan=False))
         return
-    say([*tables.tables(parts(rounded(report))), *words])
+    report = rounded(report)
+    repeated = _SPREAD in report
+    say([*(tables.repeated(parts(report), report[_SPREAD]) if repeated else tables.tables(parts(report))), *words])
 
 
 def say(shown: Sequence[RenderableType]) -> None:
@@ -129,10 +146,13 @@ def say(shown: Sequence[RenderableType]) -> None:
         console.print(each, soft_wrap=isinstance(each, str))
 
 
-def show_files(folder: Path) -> None:
-    """Say where everything is."""
-    files = ", ".join([FILE, *(f"{name}.png" for name in _FIGURES)])
-    _console().print(f"Results in {folder}: {files}", soft_wrap=True)
+def show_files(folder: Path, as_json: bool) -> None:
+    """Say where everything is; beside JSON, which has standard output to itself, on standard error."""
+    line = f"Results in {folder}: {', '.join([FILE, *(f'{name}.png' for name in _FIGURES)])}"
+    if as_json:
+        print(line, file=sys.stderr)
+    else:
+        _console().print(line, soft_wrap=True)
 
 
 def _console() -> Console:

@@ -24,10 +24,11 @@ def register(app: typer.Typer) -> None:
 
 
 def simulate(
+    context: typer.Context,
     experiment: Annotated[Optional[str], typer.Argument(help="A YAML file, or a shipped example's name.")] = None,
     settings: Set = None,
     seed: Seed = None,
-    out: Annotated[Optional[Path], typer.Option(help="Folder of the results; default: runs/ and its name.")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="Folder of the results; default: a new one in runs/.")] = None,
     trace: Annotated[
         Optional[Path], typer.Option(help="What every exit says, FILE.trace.npz; default: beside the model.")
     ] = None,
@@ -40,40 +41,39 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Run an experiment in virtual time on recorded exits, beside the best that any policy could do."""
-    if fuzz and experiment:
-        raise UserError(f"simulate: {experiment} with --fuzz; allowed: one of them, since --fuzz draws its experiments")
     if fuzz:
+        _refuse_beside_fuzz(context)
         _fuzz(fuzz, seed or 0)
         return
     if experiment is None:
         raise UserError("simulate: no experiment; allowed: a YAML file, a shipped example's name, or --fuzz N")
     first = load(experiment, settings, seed)
-    folder = out or Path("runs") / f"{first.name}-simulated"
     from mdi_exit.cli import session, virtual  # brings in the figures' library, which a mistake need not wait for
 
-    session.prepare_folder(folder)
-    network = virtual.Network.of(first, trace)
-    runs: dict[str, tuple[str, Report]] = {}
-    for number in range(repeat):
-        chosen: Experiment = first if not number else load(experiment, settings, first.seed + number)
-        part = folder / f"seed_{chosen.seed}" if repeat > 1 else folder
-        runs[f"seed_{chosen.seed}"] = (
-            f"seed {chosen.seed}",
-            virtual.carry_out(chosen, network, part, journal or chosen.runtime.journal, optimum),
-        )
-    reports = [report for _, report in runs.values()]
-    words = virtual.in_words(reports)
-    if repeat == 1:
-        finish(reports[0], folder, as_json, words)
-        return
-    content = {**session.combine(runs), "spread": virtual.spread(reports)}
-    if as_json:
-        session.show(content, as_json, [])
-    else:
-        session.say([virtual.spread_table(reports), *words])
-    session.conclude(content, folder)
-    if not as_json:
-        session.show_files(folder)
+    with session.results_folder(out, f"{first.name}-simulated") as folder:
+        network = virtual.Network.of(first, trace)
+        runs: dict[str, tuple[str, Report]] = {}
+        for number in range(repeat):
+            chosen: Experiment = first if not number else load(experiment, settings, first.seed + number)
+            part = folder / f"seed_{chosen.seed}" if repeat > 1 else folder
+            runs[f"seed_{chosen.seed}"] = (
+                f"seed {chosen.seed}",
+                virtual.carry_out(chosen, network, part, journal or chosen.runtime.journal, optimum),
+            )
+        reports = [report for _, report in runs.values()]
+        content = reports[0] if repeat == 1 else {**session.combine(runs), "spread": virtual.spread(reports)}
+        finish(content, folder, as_json, virtual.in_words(reports))
+
+
+def _refuse_beside_fuzz(context: typer.Context) -> None:
+    """What --fuzz does not use must not look as if it did; raises UserError."""
+    others = [each for each in context.command.params if each.name not in ("fuzz", "seed")]
+    given = {
+        "/".join(each.opts + each.secondary_opts): context.get_parameter_source(each.name or "") for each in others
+    }
+    if unused := [name for name, source in given.items() if source and source.name == "COMMANDLINE"]:
+        why = "it draws its experiments itself, and writes nothing"
+        raise UserError(f"simulate: --fuzz with {', '.join(unused)}; allowed beside it: --seed alone ({why})")
 
 
 def _fuzz(count: int, first: int) -> None:

@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from mdi_exit.analysis.beside import beside_optimum
 from mdi_exit.assembly import load_card
+from mdi_exit.channel import identity_over
 from mdi_exit.cli.session import JOURNALS
 from mdi_exit.config import Experiment
+from mdi_exit.config.exits import noises, noisy_way
 from mdi_exit.journal import JournalFolder
 from mdi_exit.machine import command_line
 from mdi_exit.models.card import Card
 from mdi_exit.report import Report, build_report, settled
 from mdi_exit.simulation.run import simulate
-from mdi_exit.trace import ExitTrace, trace_of
+from mdi_exit.trace import ExitTrace, TraceError, trace_of
 
 _LINE_S = 2.0  # how often a line is printed where nothing can be redrawn
 
@@ -42,7 +42,13 @@ class Network:
     def of(cls, experiment: Experiment, file: Path | None) -> Network:
         """The experiment's model with its trace. Raises CardError or TraceError."""
         card = load_card(experiment)
-        path, trace = trace_of(experiment.model, card.identity, experiment.exits, file)
+        if len(found := noises(experiment.topology)) > 1:
+            raise TraceError(f"links of {len(found)} SNRs, and a trace is of one; allowed: the same for all links")
+        if found and card.model.analog and (way := noisy_way(experiment, card.model.analog.cut)):
+            what = f"what is transmitted may cross two noisy links ({', '.join(way)}), and a trace is of one"
+            raise TraceError(f"{what}; allowed: slices, offloading or links with which it crosses one, or mdi-exit run")
+        heard = card.identity + identity_over(found[0] if found else None)
+        path, trace = trace_of(experiment.model, heard, experiment.exits, file)
         return cls(card, trace, path)
 
 
@@ -75,7 +81,7 @@ def in_words(reports: Sequence[Report]) -> list[str]:
     """How fast it went, and the digests of journals."""
     of = [report["simulation"] for report in reports]
     virtual_s, took_s, events = (sum(each[key] for each in of) for key in ("virtual_s", "took_s", "events"))
-    speed = f"{virtual_s / took_s:.0f} times as fast as real time, {events} events, {events / took_s:.0f} per second"
+    speed = f"{virtual_s / took_s:.1f} times as fast as real time, {events} events, {events / took_s:.0f} per second"
     lines = [f"{virtual_s:.1f} virtual seconds in {took_s:.1f} s: {speed}"]
     return lines + [f"journal digest {each['digest']}" for each in of if each["digest"]]
 
@@ -86,9 +92,11 @@ def spread(reports: Sequence[Report]) -> dict[str, dict[str, float]]:
         "throughput_per_s": [settled(report)["throughput_per_s"] for report in reports],
         "accuracy": [report["accuracy"] for report in reports],
         "accuracy_offered": [report["accuracy_offered"] for report in reports],
+        "latency_mean_s": [report["latency_s"]["mean"] for report in reports],
         "latency_p50_s": [report["latency_s"]["p50"] for report in reports],
         "latency_p99_s": [report["latency_s"]["p99"] for report in reports],
         "ratio": [(report["optimum"] or {}).get("ratio") for report in reports],
+        **{name: [report[name] for report in reports] for name in ("offered", "shed", "failed", "lost")},
     }
     found = {}
     for name, values in figures.items():
@@ -97,16 +105,6 @@ def spread(reports: Sequence[Report]) -> dict[str, dict[str, float]]:
             ends = {"low": min(known), "high": max(known)}
             found[name] = {"mean": statistics.fmean(known), "deviation": statistics.stdev(known), **ends}
     return found
-
-
-def spread_table(reports: Sequence[Report]) -> Table:
-    """The same for people."""
-    table = Table(title=f"Over {len(reports)} seeds", box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for heading in ("", "mean", "standard deviation", "lowest", "highest"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for name, found in spread(reports).items():
-        table.add_row(name, *(f"{found[key]:.4g}" for key in ("mean", "deviation", "low", "high")))
-    return table
 
 
 class Bar:

@@ -18,7 +18,7 @@ from mdi_exit.cachefolder import CACHE_VARIABLE, cache_folder
 from mdi_exit.compute import cache
 from mdi_exit.compute.base import ComputeError, FeatureShapes
 from mdi_exit.models.card import Card
-from mdi_exit.models.files import resolve
+from mdi_exit.models.files import files_of, resolve
 
 BACKENDS = ("onnx", "torch")
 # Raise when `export` writes something else for the same checkpoint.
@@ -38,7 +38,7 @@ class PreparedNet:
 
     def carrying(self, hosted: Sequence[int]) -> PreparedNet:
         """The same with the files of a slice inside, for a worker on a machine that does not have them."""
-        files = [self.models[k - 1] for k in hosted] if self.backend == "onnx" else [self.weights]
+        files = [self.models[k - 1] for k in hosted] if self.backend == "onnx" else files_of(self.weights, self.card)
         return dataclasses.replace(self, carried={path.name: path.read_bytes() for path in files})
 
 
@@ -74,7 +74,7 @@ def prepare(checkpoint: str | Path, backend: str = "onnx", cache_dir: Path | Non
 def _key(weights: Path, card: Card) -> str:
     """A name for exactly what an export depends on; the temperatures are not in it, they are applied to logits."""
     made_of = {
-        "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "weights": [hashlib.sha256(file.read_bytes()).hexdigest() for file in files_of(weights, card)],
         "card": card.weights_sha256,  # weights beside the wrong card are never found, and refused when loaded
         "model": dataclasses.asdict(card.model),
         "torch": importlib.metadata.version("torch"),

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from mdi_exit import policies
+from mdi_exit.config.churn import Churn
 from mdi_exit.core.types import Limits, WorkerOptions
 from mdi_exit.core.views import AdmissionPolicy, ArrivalProcess, ExitPolicy, OffloadingPolicy
 from mdi_exit.devices import DeviceProfile
@@ -25,7 +26,9 @@ class RuntimeSettings:
 
     Defaults: ONNX Runtime on the processor (torch can use a GPU; "auto" does so where a worker finds one, and several
     on one machine share it), one thread per worker, links encrypted, ports chosen by the operating system (given ones
-    must not need privileges; the topology's i-th worker listens i above `port_base`), no journal.
+    must not need privileges; the topology's i-th worker listens i above `port_base`), no journal. What is
+    not to be emulated ("links": devices are not, "none": neither) is taken for what the machines and links really are,
+    as `mdi-exit profile` measured them: a plan and a simulation count with it, a run paces no worker, holds no frame.
     """
 
     backend: Literal["onnx", "torch"] = "onnx"
@@ -33,6 +36,7 @@ class RuntimeSettings:
     encrypt: bool = True
     port_base: Annotated[int, Field(ge=1024, le=PORT_MAX)] | None = None
     journal: bool = False
+    emulate: Literal["all", "links", "none"] = "all"
     threads_per_worker: Annotated[int, Field(ge=1, le=256)] = 1
     workers: Mapping[str, _Address] = field(default_factory=dict, hash=False)  # worker: the address of its machine
 
@@ -64,7 +68,9 @@ class Experiment:
     duration_s: float  # admission stays open this long
     drain_s: float  # what is in flight then has this long to be answered
     data_max: int | None  # admission closes after so many data
+    churn: tuple[Churn, ...]  # for simulations: who comes and goes
     runtime: RuntimeSettings
+    by_hand: tuple[str, ...] = ()  # workers whose slices were given by name, in the experiment or its topology
 
     @property
     def exits(self) -> int:
@@ -102,6 +108,7 @@ class Experiment:
             "duration_s": self.duration_s,
             "drain_s": self.drain_s,
             "data_max": self.data_max,
+            "churn": [_options(change) for change in self.churn],
             "runtime": _options(self.runtime),
         }
 

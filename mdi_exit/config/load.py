@@ -16,18 +16,21 @@ from safetensors import SafetensorError, safe_open
 
 from mdi_exit import placement, policies, public_sets, resources
 from mdi_exit.config import schema
+from mdi_exit.config.churn import churn
+from mdi_exit.config.exits import check_noise, exit_policy
 from mdi_exit.config.experiment import PORT_MAX, Experiment, RuntimeSettings
 from mdi_exit.config.settings import blame, from_here, override, there
 from mdi_exit.core.types import Limits, WorkerOptions
 from mdi_exit.dataset import SAMPLE
 from mdi_exit.devices import DeviceProfile, check_exits, load_device
 from mdi_exit.models.card import Card, ModelConfig
-from mdi_exit.models.files import CheckpointError, resolve, weights_path
+from mdi_exit.models.files import CheckpointError, files_of, resolve, weights_path
+from mdi_exit.policies.backpressure import DualBackPressure
 from mdi_exit.shaping import Shape
 from mdi_exit.topology import Topology
 from mdi_exit.topology_file import ShapingSpec
 from mdi_exit.topology_file import load as load_topology
-from mdi_exit.yamlfile import ConfigError, Place, build, check, describe, read_mapping
+from mdi_exit.yamlfile import ConfigError, Place, build, check, describe, meant, read_mapping
 
 _DEFAULTS = "default experiment"  # stands for a file in messages when there is none
 
@@ -40,15 +43,17 @@ def load_experiment(path: str | Path | None = None, overrides: Mapping[str, Any]
     """
     base, label, name, content = Path(), _DEFAULTS, "default", dict[str, Any]()
     if path is not None:
-        file = Path(path)
-        if not there(file):
-            file = _example(str(path))
+        file = _file(path)
         content, base, label, name = read_mapping(file), file.parent, str(file), file.stem
 
     def load(settings: Mapping[str, Any]) -> Experiment:
         changed = content
         for key, value in settings.items():
             changed = override(changed, key, from_here(key, value), Place(label))
+        if isinstance(changed.get("topology"), Mapping):
+            raise (
+                Place(label).at("topology").refuse("is a mapping", "a name, or the path of a file that holds the graph")
+            )
         spec = check(schema.ExperimentSpec, changed, Place(label))
         return _resolve(spec, Place(label), base, spec.name or name)
 
@@ -58,10 +63,24 @@ def load_experiment(path: str | Path | None = None, overrides: Mapping[str, Any]
         raise blame(error, label, overrides or {}, lambda: load({})) from error.__cause__
 
 
-def _example(name: str) -> Path:
-    """The shipped example of that name; ConfigError says which there are."""
-    if name not in (shipped := resources.built_in("examples")):
-        raise Place(name).refuse("no such file", f"an experiment's YAML file, or {', '.join(shipped)}")
+def read_experiment(path: str | Path, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
+    """What an experiment's file says, with overrides, unchecked; and the folder that its paths start from."""
+    file = _file(path)
+    content = read_mapping(file)
+    for key, value in overrides.items():
+        content = override(content, key, from_here(key, value), Place(str(file)))
+    return content, file.parent
+
+
+def _file(path: str | Path) -> Path:
+    """A file that is there, or the shipped example of that name; ConfigError says which there are."""
+    name, shipped = str(path), resources.built_in("examples")
+    if there(Path(path)) and not (name in shipped and Path(path).is_dir()):  # such as an earlier run's results
+        return Path(path)
+    if name not in shipped:
+        beside = [written for suffix in (".yaml", ".yml") if there(Path(written := name + suffix))]
+        what = f"no such file{meant(name, beside or shipped)}"
+        raise Place(name).refuse(what, f"an experiment's YAML file, or {', '.join(shipped)}")
     return resources.find("examples", name, Path(), Place(name))
 
 
@@ -72,7 +91,12 @@ def _resolve(spec: schema.ExperimentSpec, place: Place, base: Path, name: str) -
     topology = load_topology(spec.topology, base, shaping, place.at("topology"))
     devices = _devices(spec.devices, topology, model, place.at("devices"), base)
     limits = _limits(spec.limits, place.at("limits"))
-    admission = _policy(policies.ADMISSION, spec, "admission", place)
+    hosted = _hosted(spec.placement, topology, model, devices, limits, weights, place.at("placement"))
+    check_noise(topology, hosted, model, place)
+    admission = schema.of(policies.ADMISSION, spec, "admission", place)
+    offloading = schema.of(policies.OFFLOADING, spec, "offloading", place)
+    if isinstance(offloading, DualBackPressure):
+        offloading = offloading.at(admission.fill_to)
     return Experiment(
         name=name,
         file="" if place.file == _DEFAULTS else place.file,
@@ -81,11 +105,11 @@ def _resolve(spec: schema.ExperimentSpec, place: Place, base: Path, name: str) -
         dataset=_dataset(spec.dataset, place.at("dataset"), base),
         resize=spec.resize,
         topology=topology,
-        hosted=_hosted(spec.placement, topology, model, devices, limits, weights, place.at("placement")),
+        hosted=hosted,
         devices=devices,
         thresholds=schema.thresholds(spec.thresholds, model.exits, place.at("thresholds")),
-        exit=_policy(policies.EXIT, spec, "exit", place),
-        offloading=_policy(policies.OFFLOADING, spec, "offloading", place),
+        exit=exit_policy(spec, topology, hosted, model, place, base),
+        offloading=offloading,
         admission=admission,
         arrivals=_arrivals(spec.arrivals, admission, place.at("arrivals"), base),
         worker_options=_worker_options(spec.worker, topology, place.at("worker")),
@@ -93,13 +117,15 @@ def _resolve(spec: schema.ExperimentSpec, place: Place, base: Path, name: str) -
         duration_s=spec.duration_s,
         drain_s=spec.drain_s,
         data_max=spec.data_max,
+        churn=churn(spec.churn, topology, place.at("churn")),
         runtime=_runtime(spec.runtime, topology, place.at("runtime")),
+        by_hand=tuple(spec.placement) if isinstance(spec.placement, Mapping) else _stated(topology, spec.placement),
     )
 
 
-def _policy(registry: Mapping[str, type], spec: schema.ExperimentSpec, section: str, place: Place) -> Any:
-    default = schema.ExperimentSpec.model_fields[section].default
-    return schema.policy(registry, getattr(spec, section), place.at(section), default)
+def _stated(topology: Topology, value: Any) -> tuple[str, ...]:
+    """The workers whose slices the topology states, unless the experiment gives all the same."""
+    return () if value is not None else tuple(w for w in topology.workers if topology.settings_of(w).slice is not None)
 
 
 def _weights(reference: str, place: Place, base: Path) -> Path:
@@ -121,7 +147,8 @@ def _dataset(reference: str, place: Place, base: Path) -> str:
     if public_sets.known(reference):
         return reference
     allowed = f"a folder or zip with one sub-folder per class, {SAMPLE}, {', '.join(public_sets.NAMES)}"
-    raise place.refuse(f"no such data set {reference!r} ({path} is missing)", allowed)
+    where = "" if reference == str(path) else f" ({path} is missing)"
+    raise place.refuse(f"no such data set {reference!r}{where}", allowed)
 
 
 def _devices(
@@ -170,7 +197,7 @@ def _hosted(
     spec: Any = {**stated, **own} if value is None or own else value
     paced = {worker: profile for worker, profile in devices.items() if profile is not None}
     capacities = {
-        worker: placement.Capacity(profile.seconds(model.architecture, model.image_size), profile.memory_bytes)
+        worker: placement.Capacity(profile.occupied_s(model.architecture, model.image_size), profile.memory_bytes)
         for worker, profile in paced.items()
     }
     sizes = segment_bytes(weights, model.exits, place) if spec == "auto" else ()
@@ -186,16 +213,17 @@ def _hosted(
 
 
 def segment_bytes(weights: Path, exits: int, place: Place) -> tuple[int, ...]:
-    """What the weights of segments 1..K take in fp32, from the names and shapes in a checkpoint's header."""
+    """What the weights of segments 1..K take in fp32, from the names and shapes in a checkpoint's headers."""
     sizes = [0] * exits
-    try:
-        with safe_open(weights, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118 - not a dict
-                part, number, *rest = name.split(".")
-                k = int(number) + (1 if part != "bottlenecks" or rest[0] == "decoder" else 0)
-                sizes[k - 1] += 4 * math.prod(file.get_slice(name).get_shape())
-    except (SafetensorError, OSError, ValueError, IndexError) as error:
-        raise place.refuse(f"auto cannot read the segments' sizes in {weights} ({error})") from error
+    for part in files_of(weights, Card.load(weights.with_suffix(".json"))):
+        try:
+            with safe_open(part, framework="numpy") as file:
+                for name in file.keys():  # noqa: SIM118 - not a dict
+                    kind, number, *rest = name.split(".")
+                    k = int(number) + (1 if kind != "bottlenecks" or rest[0] == "decoder" else 0)
+                    sizes[k - 1] += 4 * math.prod(file.get_slice(name).get_shape())
+        except (SafetensorError, OSError, ValueError, IndexError) as error:
+            raise place.refuse(f"auto cannot read the segments' sizes in {part} ({error})") from error
     return tuple(sizes)
 
 
@@ -211,12 +239,15 @@ def _arrivals(value: Any, admission: Any, place: Place, base: Path) -> Any:
     rules: Mapping[str, Any] = policies.ADMISSION
     kind = next(name for name, rule in rules.items() if type(admission) is rule)
     if value is None and admission.wants_arrivals:
-        raise place.refuse(f"is missing, and admission {kind} wants it", f"one of {', '.join(policies.ARRIVALS)}")
+        raise place.refuse(f"is missing, and admission {kind} wants it", schema.forms(policies.ARRIVALS))
     if value is None:
         return None
     if not admission.wants_arrivals:
-        takers = ", ".join(name for name, rule in rules.items() if rule.wants_arrivals)
-        raise place.refuse(f"admission {kind} finds its rate itself", f"no arrivals, or admission {takers}")
+        takers = " or ".join(name for name, rule in rules.items() if rule.wants_arrivals)
+        asked = value.get("rule") if isinstance(value, Mapping) else value
+        forms = schema.forms({name: rule for name, rule in policies.ARRIVALS.items() if asked in (name, None)})
+        allowed = f"no arrivals; or admission {takers}, with arrivals {forms or schema.forms(policies.ARRIVALS)}"
+        raise place.refuse(f"admission {kind} finds its rate itself", allowed)
     return schema.arrivals(policies.ARRIVALS, value, place, base)
 
 

@@ -6,6 +6,7 @@ output_limit: 5}`; the options are the fields of the policy's class.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,14 +34,15 @@ class ExperimentSpec(BaseModel):
     links: dict[str, Any] = {}  # a topology_file.ShapingSpec for links of which the topology says nothing
     thresholds: Any = 0.8  # one number, or one per exit
     exit: Any = "threshold"
-    offloading: Any = "mdi_exit"
-    admission: Any = "rate_adaptation"
+    offloading: Any = "dual_backpressure"
+    admission: Any = "fill_queue"
     arrivals: Any = None  # wanted by some admission rules, refused by the others
     worker: dict[str, Any] = {}  # fields of core.types.WorkerOptions
     limits: dict[str, Any] = {}  # fields of core.types.Limits
     duration_s: Annotated[float, Field(gt=0)] = 20.0
     drain_s: Annotated[float, Field(ge=0)] = 30.0
     data_max: Annotated[int, Field(gt=0)] | None = None
+    churn: Any = ()  # a list of config.churn.Churn
     runtime: dict[str, Any] = {}  # fields of config.RuntimeSettings
 
 
@@ -70,6 +72,12 @@ def policy(registry: Mapping[str, type], value: object, place: Place, default: s
     return build(registry[rule], options, place)
 
 
+def of(registry: Mapping[str, type], spec: ExperimentSpec, section: str, place: Place) -> Any:
+    """The policy of a section of an experiment, by default the rule that the section has by default."""
+    default = ExperimentSpec.model_fields[section].default
+    return policy(registry, getattr(spec, section), place.at(section), default)
+
+
 def arrivals(registry: Mapping[str, type], value: object, place: Place, base: Path) -> Any:
     """As `policy`; recorded arrivals may name a `file` in the stead of their gaps, relative to the folder `base`."""
     if isinstance(value, Mapping) and value.get("rule") == "recorded" and "file" in value:
@@ -78,6 +86,16 @@ def arrivals(registry: Mapping[str, type], value: object, place: Place, base: Pa
         content = {key: entry for key, entry in value.items() if key != "file"}
         value = {**content, "gaps_s": _recorded_gaps(value["file"], place.at("file"), base)}
     return policy(registry, value, place)
+
+
+def forms(registry: Mapping[str, type]) -> str:
+    """How rules of arrivals are written, with all that each must be told."""
+    written = []
+    for name, rule in registry.items():
+        wanted = [field.name for field in dataclasses.fields(rule) if field.default is dataclasses.MISSING]
+        keys = ["file: FILE" if key == "gaps_s" else f"{key}: NUMBER" for key in wanted]
+        written.append(f"{{{', '.join([f'rule: {name}', *keys])}}}")
+    return " or ".join(written)
 
 
 def thresholds(value: object, exits: int, place: Place) -> tuple[float, ...]:

@@ -9,18 +9,20 @@ from typing import Any
 
 import yaml
 
+from mdi_exit import public_sets
 from mdi_exit.dataset import SAMPLE
 from mdi_exit.errors import UserError
 from mdi_exit.yamlfile import ConfigError, Place, describe, parse
 
 SET = "--set"
 _POLICIES = ("exit", "offloading", "admission", "arrivals")
-_REFERENCES = (
+REFERENCES = (
     "model",
     "dataset",
     "topology",
     "devices",
     "arrivals.file",
+    "exit.decision.file",
     "links.bandwidth_trace",
 )  # settings that may hold a path
 
@@ -54,12 +56,24 @@ def override(content: Mapping[str, Any], dotted: str, value: Any, place: Place) 
 
 
 def from_here(dotted: str, value: Any) -> Any:
-    """A path given as a setting, made independent of the file that it overrides."""
-    if not isinstance(value, str) or not any(dotted == key or dotted.startswith(f"{key}.") for key in _REFERENCES):
+    """A path given as a setting, or within one, made independent of the file that it overrides."""
+    if isinstance(value, Mapping):
+        return {key: from_here(f"{dotted}.{key}", inner) for key, inner in value.items()}
+    if not isinstance(value, str) or not any(dotted == key or dotted.startswith(f"{key}.") for key in REFERENCES):
         return value
-    # A folder of images is often one bare word; what else a bare word means is a name of something shipped.
-    bare = "/" not in value and not Path(value).suffix and dotted != "dataset"
-    return value if bare or value == SAMPLE or not there(Path(value)) else str(Path(value).expanduser().absolute())
+    if _is_name(dotted, value):
+        return value
+    try:
+        return str(Path(value).expanduser().absolute())
+    except RuntimeError:  # ~ of nobody
+        return value
+
+
+def _is_name(dotted: str, value: str) -> bool:
+    """Whether a word means something that is shipped or public, not a file; a folder of images is often a bare word."""
+    if dotted == "dataset":
+        return value == SAMPLE or (public_sets.known(value) and not there(Path(value)))
+    return "/" not in value and (not Path(value).suffix or (dotted == "model" and not there(Path(value))))
 
 
 def blame(

@@ -18,7 +18,7 @@ from mdi_exit.core import events as ev
 from mdi_exit.core.prices import PriceDesk
 from mdi_exit.core.standing import Standing
 from mdi_exit.core.types import Limits, Outcome, Result
-from mdi_exit.core.views import AdmissionPolicy, ArrivalProcess
+from mdi_exit.core.views import AdmissionPolicy, ArrivalProcess, SplitLearner
 
 _CATCH_UP_S = 0.5  # how far behind its schedule a late driver may admit in a hurry
 
@@ -29,6 +29,7 @@ class _InFlight:
     attempt: int
     failures: int  # missed deadlines and errors; a copy asked for because a worker died is nobody's failure
     deadline_s: float
+    arm: int  # of all its attempts
     worker_lost: bool = False  # the deadline was brought forward because a worker died
 
 
@@ -45,6 +46,7 @@ class ControllerCore:
         rng: random.Random,
         data_max: int | None = None,
         uses_prices: bool = False,
+        learner: SplitLearner | None = None,
     ) -> None:
         assert len(thresholds) == exits - 1
         assert (arrivals is not None) == admission.wants_arrivals
@@ -54,6 +56,7 @@ class ControllerCore:
         self.memory: tuple[float, ...] = ()
         self._admission, self._limits, self._data_max = admission, limits, data_max
         self._price_desk = PriceDesk() if uses_prices else None
+        self._learner, self._learned = learner, learner.begin(exits) if learner else None
         self._admitted = 0  # since the last adaptation
         self._submitted = 0  # ever, again and again those that are submitted again
         self._gaps: Iterator[float] | None = arrivals.gaps(rng) if arrivals else None
@@ -92,7 +95,7 @@ class ControllerCore:
         elif isinstance(event, ev.WorkerLost):
             self._bring_deadlines_forward()
             self._ask_desk(event)
-        elif isinstance(event, ev.MeasurementsArrived | ev.PricesSolved | ev.WorkerJoined):
+        elif isinstance(event, ev.MeasurementsArrived | ev.PricesSolved | ev.WorkerLeft | ev.WorkerJoined):
             self._ask_desk(event)
         elif isinstance(event, ev.AdmissionOpened):
             self._open_admission()
@@ -143,7 +146,8 @@ class ControllerCore:
                 return
 
     def _admit_next(self, admitted_s: float) -> None:
-        self._submit(self._offered, _InFlight(admitted_s, attempt=0, failures=0, deadline_s=0.0))
+        arm = self._learner.choose(self._learned) if self._learner else 0
+        self._submit(self._offered, _InFlight(admitted_s, attempt=0, failures=0, deadline_s=0.0, arm=arm))
         self.first_segment += 1  # until the next observation
         self._admitted += 1
         self._count_offered()
@@ -207,7 +211,7 @@ class ControllerCore:
         entry.worker_lost = False
         self._in_flight[data_id] = entry
         self._submitted += 1
-        self._effects.append(fx.Admit(data_id, entry.attempt))
+        self._effects.append(fx.Admit(data_id, entry.attempt, entry.arm))
         heapq.heappush(self._deadlines, (entry.deadline_s, data_id))
         self._arm_deadline()
 
@@ -220,7 +224,8 @@ class ControllerCore:
             del self._in_flight[result.data_id]
             latency_s, attempts = self._now - entry.admitted_s, entry.attempt + 1
             done = (Outcome.COMPLETED, result.k, result.prediction, result.confidence, latency_s, attempts)
-            self._effects.append(fx.Complete(result.data_id, *done))
+            cost, reward = self._learner.learn(self._learned, entry.arm, result) if self._learner else (0.0, 0.0)
+            self._effects.append(fx.Complete(result.data_id, *done, "", entry.arm, cost, reward))
         elif result.attempt == entry.attempt:
             self._failed(result.data_id, entry, Outcome.FAILED, result.error)
 

@@ -15,16 +15,19 @@ class Delays:
 
     def __init__(self, exits: int, delay_weight: float, first_s: float) -> None:
         self.compute_delay_s = first_s  # Gamma_n, over all segments
+        # What a task that came, was computed or was sent took beside computing (0: not measured); how many since then.
+        self.beside_s, self.handled = 0.0, 0
         self._weight, self._measured = delay_weight, False
         self._segment_s = [0.0] * exits  # Gamma[n][k]; 0: not measured
         self._computed = [0.0] * exits
         self._went_on = [0.0] * exits
         self._sequence = 0
 
-    def computed(self, k: int, tasks: int, went_on: int, sample_s: float) -> None:
-        """Note that segment k took `sample_s` per task, and that so many of the tasks go on."""
-        first = self._segment_s[k - 1] == 0.0
-        self._segment_s[k - 1] = self.mean(sample_s if first else self._segment_s[k - 1], sample_s)
+    def computed(self, k: int, tasks: int, went_on: int, sample_s: float, beside_s: float) -> None:
+        """Note that segment k took `sample_s` per task, all else `beside_s`, and that so many of the tasks go on."""
+        beside_s, self.handled = beside_s / (self.handled + tasks), 0
+        self.beside_s = self.mean(self.beside_s or beside_s, beside_s)
+        self._segment_s[k - 1] = self.mean(self._segment_s[k - 1] or sample_s, sample_s)
         self.compute_delay_s = self.mean(self.compute_delay_s if self._measured else sample_s, sample_s)
         self._measured = True
         kept = _FORGET**tasks

@@ -114,10 +114,11 @@ class SetTimer:
 
 @dataclass(frozen=True, slots=True)
 class Admit:
-    """Read datum `data_id` and give the source's worker the task (data_id, attempt, k=1)."""
+    """Read datum `data_id` and give the source's worker the task (data_id, attempt, k=1, arm)."""
 
     data_id: int
     attempt: int
+    arm: int = 0  # the task's
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,9 @@ class Complete:
     latency_s: float  # from its first admission; 0.0 when shed
     attempts: int
     reason: str = ""
+    arm: int = 0  # where the source learns: the choice it made for this datum, what it cost, what it earned
+    cost: float = 0.0
+    reward: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,13 +26,15 @@ class TasksArrived:
 
 @dataclass(frozen=True, slots=True)
 class SegmentDone:
-    """The compute thread ran segment k; one reading per task, in order. `duration_s` is for the whole group."""
+    """The compute thread ran segment k; one reading per task, in order. `duration_s`: computing alone, of the group;
+    `beside_s`: what handling everything else took of the processor since the last one."""
 
     k: int
     tasks: tuple[Task, ...]
     readings: tuple[ExitReading, ...]
     feature_bytes: int  # size of a_k(d) for one datum; 0 after the last segment
     duration_s: float
+    beside_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,13 @@ class WorkerLost:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerLeft:
+    """A worker takes no more tasks; what it holds it still works off."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerJoined:
     """A worker is there (again), with empty queues."""
 
@@ -212,6 +221,7 @@ ControllerEvent = (
     | PricesSolved
     | DatumUnreadable
     | WorkerLost
+    | WorkerLeft
     | WorkerJoined
     | AdmissionOpened
     | AdmissionClosed

@@ -37,6 +37,7 @@ class Neighbour:
     transfer_delay_s: float = 0.0  # D_nm, over all segments
     segment_transfer_s: list[float] = field(default_factory=list)  # D[n->m][k]; 0: not measured
     answered_s: float = 0.0  # when it last acknowledged a hand-over
+    round_trip_s: float = 0.0  # the shortest from a hand-over to its answer; 0: none yet
     epoch: int = -1
     sequence: int = -1
     transfers: dict[int, Transfer] = field(default_factory=dict)
@@ -49,15 +50,13 @@ class Neighbour:
         """I_m, as last reported, and what is on its way there."""
         return sum(self.waiting) + sum(len(transfer.tasks) for transfer in self.transfers.values())
 
-    @property
-    def output_queue(self) -> int:
-        """O_m, as last reported."""
-        return sum(self.output)
-
     def backlog(self, k: int) -> int:
-        """Q[m][k]: tasks for segment k that wait at m on either side, as last reported, or are on their way there."""
-        under_way = sum(len(t.tasks) for t in self.transfers.values() if t.tasks[0][1].k == k)
-        return self.waiting[k - 1] + self.output[k - 1] + under_way
+        """Q[m][k]: tasks for segment k that wait at m on either side, as last reported."""
+        return self.waiting[k - 1] + self.output[k - 1]
+
+    def under_way(self, k: int) -> int:
+        """Tasks for segment k on their way there."""
+        return sum(len(transfer.tasks) for transfer in self.transfers.values() if transfer.tasks[0][1].k == k)
 
     def segment_delay_s(self, k: int) -> float:
         """D[n->m][k], how long a task keeps the link's window from the next one; the mean transfer delay over all
@@ -69,8 +68,7 @@ class Neighbour:
         if (report.epoch, report.sequence) <= (self.epoch, self.sequence):
             return False
         self.epoch, self.sequence = report.epoch, report.sequence
-        self.waiting, self.output = report.waiting, report.output
-        self.compute_delay_s = report.compute_delay_s
+        self.waiting, self.output, self.compute_delay_s = report.waiting, report.output, report.compute_delay_s
         return True
 
     def quarantine(self, limits: Limits) -> float:

@@ -11,14 +11,14 @@ from mdi_exit.core.types import NO_PRICES, Measurement, Prices
 _LOOK_S = 1.0  # between looks at what came
 _LOOKS = 5  # after so many looks prices are made anew although nothing changed by much
 _CHANGE = 0.2  # relative, of a worker's speed: prices move little with less
-_ALIKE = 0.05  # of the worth of a fresh datum
+_ALIKE = 0.1  # of the worth of a fresh datum; of a dearer price, of that price
 
 
 class PriceDesk:
     """What the workers measured last, and what was made of it. For the ControllerCore."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Measurement] = {}  # one per worker
+        self._known: dict[str, Measurement] = {}  # one per worker; drivers let in those of the topology only
         self._used: dict[str, Measurement] = {}  # for the prices in force
         self._lost: dict[str, None] = {}
         self._stale, self._solving = True, False
@@ -40,13 +40,13 @@ class PriceDesk:
         if isinstance(event, ev.MeasurementsArrived):
             for measured in event.measurements:
                 self._learn(measured)
-        elif isinstance(event, ev.WorkerLost):
+        elif isinstance(event, ev.WorkerLost | ev.WorkerLeft):
             self._lost[event.worker] = None
             self._known.pop(event.worker, None)
-            self._stale = True
+            return self._solve_soon()
         elif isinstance(event, ev.WorkerJoined):
             self._lost.pop(event.worker, None)
-            self._stale = True
+            return self._solve_soon()
         elif isinstance(event, ev.PricesSolved):
             self._solving = False
             if _alike(self._prices, event.prices):
@@ -59,6 +59,10 @@ class PriceDesk:
         before = self._known.get(measured.worker)
         if before is None or (measured.epoch, measured.sequence) > (before.epoch, before.sequence):
             self._known[measured.worker] = measured
+
+    def _solve_soon(self) -> list[fx.ControllerEffect]:
+        self._stale = True  # while an answer is under way, until the next look
+        return [] if self._solving else self._solve()
 
     def _solve(self) -> list[fx.ControllerEffect]:
         self._stale, self._solving, self._looks = False, True, 0
@@ -79,4 +83,4 @@ def _alike(one: Prices, other: Prices) -> bool:
         return False
     pairs = [*zip((pi for row in one.pi for pi in row), (pi for row in other.pi for pi in row), strict=True)]
     pairs += [(a.nu * max(a.air_s), b.nu * max(b.air_s)) for a, b in zip(one.channels, other.channels, strict=True)]
-    return all(abs(old - new) <= _ALIKE for old, new in pairs)
+    return all(abs(old - new) <= _ALIKE * max(1.0, old) for old, new in pairs)

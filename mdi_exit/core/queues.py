@@ -41,6 +41,10 @@ class TaskQueue:
                 best, best_order = k, waiting[0][0]
         return best
 
+    def hops(self, k: int) -> int:
+        """Return how many links the oldest task for segment k has crossed; 0 when there is none."""
+        return self._segments[k - 1][0][1].hops if self._segments[k - 1] else 0
+
     def push(self, order: int, task: Task) -> None:
         """Add a task; one older than the segment's head goes before it."""
         waiting = self._segments[task.k - 1]

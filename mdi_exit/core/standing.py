@@ -6,7 +6,7 @@ from mdi_exit.core import events as ev
 from mdi_exit.core.custody import Custody
 from mdi_exit.core.delays import Delays
 from mdi_exit.core.flood import Flood
-from mdi_exit.core.neighbour import Neighbour, Neighbourhood
+from mdi_exit.core.neighbour import Neighbourhood
 from mdi_exit.core.relay import ResultRelay
 from mdi_exit.core.types import Limits, OnAir, WorkerOptions
 from mdi_exit.core.views import QueueView
@@ -35,6 +35,9 @@ class Standing:
         self._results = ResultRelay(self._neighbours, is_source, limits.results_max)
         self._flood = Flood(self._neighbours, thresholds)
         self._delays = Delays(exits, options.delay_weight, options.compute_delay_s)
+        self.segment_delay_s = self._delays.segment_s  # Gamma[n][k]
+        self.continuation = self._delays.continuation  # c[k] as seen here
+        self.neighbours_toward = self._neighbours.toward  # to which a task for segment k may be handed
         self.admitted = 0  # tasks that the controller gave, ever
 
     @property
@@ -45,13 +48,9 @@ class Standing:
     def compute_delay_s(self) -> float:
         return self._delays.compute_delay_s
 
-    def segment_delay_s(self, k: int) -> float:
-        """Return Gamma[n][k]."""
-        return self._delays.segment_s(k)
-
-    def continuation(self, k: int) -> float:
-        """Return c[k] as seen here."""
-        return self._delays.continuation(k)
+    @property
+    def beside_s(self) -> float:
+        return self._delays.beside_s
 
     def backlog(self, k: int) -> int:
         """Return Q[n][k]: tasks waiting here for segment k, on whichever side."""
@@ -69,14 +68,10 @@ class Standing:
         """Return the radio channel to a neighbour, if one leads there that limits the rate."""
         return self._flood.on_air(self.name, neighbour)
 
-    def sending_on(self, channel: str) -> int:
-        """Return how many hand-overs of this worker are under way on a radio channel."""
-        ways = ((self.on_air(m.name), len(m.transfers)) for m in self._neighbours if m.transfers)
-        return sum(count for way, count in ways if way and way.channel == channel)
-
-    def neighbours_toward(self, k: int) -> tuple[Neighbour, ...]:
-        """Return the neighbours to which a task for segment k may be handed."""
-        return self._neighbours.toward(k)
+    def sending_s(self, channel: str) -> float:
+        """Return how long this worker's hand-overs under way on a radio channel keep it busy."""
+        sent = ((self.on_air(m.name), t.tasks) for m in self._neighbours for t in m.transfers.values())
+        return sum(len(tasks) * way.air_s[tasks[0][1].k - 1] for way, tasks in sent if way and way.channel == channel)
 
     def observe(self) -> ev.SourceObserved:
         """Return the queue lengths the controller judges by."""

@@ -13,6 +13,15 @@ TaskKey = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """What exit k said of a datum: p_k and class_k of papers.md 3.2."""
+
+    k: int
+    prediction: int
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """Run segment k on datum d: tau_k(d). The tensor it needs stays with the driver, under `key`."""
 
@@ -21,6 +30,8 @@ class Task:
     k: int  # the segment to run, 1..K
     payload_bytes: int  # size of a_{k-1}(d), what travels when the task is handed over
     hops: int = 0  # links crossed since it was last computed
+    arm: int = 0  # which of its choices the source made for this datum, 1, 2, ...; 0 where it makes none
+    seen: tuple[Verdict, ...] = ()  # what the exit policy remembers of the exits passed; at most K
 
     @property
     def key(self) -> TaskKey:
@@ -43,9 +54,10 @@ class Result:
     data_id: int
     attempt: int
     k: int  # the exit it left by, or the segment that failed
-    prediction: int
+    prediction: int  # of that exit, unless an earlier one's is more to be trusted: `seen`
     confidence: float
     error: str | None = None
+    seen: tuple[Verdict, ...] = ()  # what the exit policy remembered; the last of them answered
 
 
 class Outcome(str, Enum):
@@ -63,6 +75,7 @@ class Arrival(Enum):
     ADMITTED = "admitted"  # a fresh datum at the source
     RECEIVED = "received"  # from a neighbour
     CONTINUED = "continued"  # its previous segment was computed here and did not exit
+    OFFLOADED = "offloaded"  # as CONTINUED, and the exit policy wants it to go on elsewhere
     RETURNED = "returned"  # it could not be delivered, or came back
 
 
@@ -122,7 +135,7 @@ class Prices:
     channels: tuple[OnAir, ...]  # the directions of links that are on a radio channel which limits the rate
 
 
-NO_PRICES = Prices(0, (), (), ())
+NO_PRICES: Prices = Prices(0, (), (), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +172,7 @@ class WorkerOptions:
     """How a worker works, apart from its policies."""
 
     group_max: int = 1  # tasks of one segment computed or sent together; 1 is the paper's behaviour
+    group_s: float = 0.02  # a group is no larger than is computed in this time, as far as is known
     link_window: int = 1  # groups under way per link; 1 means a link is free again when the last one is acknowledged
     gossip_s: float = 0.05  # how often a changed report is sent to neighbours
     measure_s: float = 1.0  # how often what was measured is sent to the source, where prices are used
@@ -168,7 +182,7 @@ class WorkerOptions:
     def __post_init__(self) -> None:
         if not (1 <= self.group_max <= 1024 and 1 <= self.link_window <= 1024):
             raise ValueError("group_max and link_window must be within 1..1024")
-        if not (self.gossip_s > 0 and self.measure_s > 0 and 0 < self.delay_weight <= 1 and self.compute_delay_s >= 0):
-            raise ValueError(
-                "gossip_s and measure_s must be above 0, delay_weight within (0, 1], compute_delay_s not negative"
-            )
+        if not (min(self.group_s, self.gossip_s, self.measure_s) > 0 and 0 < self.delay_weight <= 1):
+            raise ValueError("group_s, gossip_s and measure_s must be above 0, delay_weight within (0, 1]")
+        if not self.compute_delay_s >= 0:
+            raise ValueError("compute_delay_s must not be negative")

@@ -9,9 +9,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from enum import Enum
+from typing import Any, Protocol, TypeVar
 
-from mdi_exit.core.types import Arrival, ExitReading, OnAir, Side, Task
+from mdi_exit.core.types import Arrival, ExitReading, OnAir, Result, Side, Task, Verdict
 
 
 class QueueView(Protocol):
@@ -21,6 +22,9 @@ class QueueView(Protocol):
 
     def count(self, k: int) -> int:
         """How many wait for segment k (1..K)."""
+
+    def hops(self, k: int) -> int:
+        """How many links the oldest task for segment k has crossed since the segment before was computed."""
 
     def oldest(self, segments: tuple[int, ...]) -> int | None:
         """The segment, among `segments`, of the task that has waited longest; None when none waits."""
@@ -36,16 +40,8 @@ class NeighbourView(Protocol):
         """Segments k that m hosts or leads to (ascending)."""
 
     @property
-    def waiting(self) -> tuple[int, ...]:
-        """Tasks waiting at m per segment, as last reported."""
-
-    @property
     def input_queue(self) -> int:
         """I_m, plus what was handed to m since its last report."""
-
-    @property
-    def output_queue(self) -> int:
-        """O_m."""
 
     @property
     def compute_delay_s(self) -> float:
@@ -55,8 +51,15 @@ class NeighbourView(Protocol):
     def transfer_delay_s(self) -> float:
         """D_nm, seconds for one task."""
 
+    @property
+    def round_trip_s(self) -> float:
+        """The shortest time in which m answered a hand-over; 0 before any."""
+
     def backlog(self, k: int) -> int:
-        """Q[m][k]: tasks for segment k that wait at m on either side, or are on their way there."""
+        """Q[m][k]: tasks for segment k that wait at m on either side, as last reported."""
+
+    def under_way(self, k: int) -> int:
+        """Tasks for segment k on their way there."""
 
     def segment_delay_s(self, k: int) -> float:
         """D[n->m][k], seconds for one task; 0 before anything was sent."""
@@ -97,6 +100,11 @@ class WorkerView(Protocol):
     def segment_delay_s(self, k: int) -> float:
         """Gamma[n][k], seconds per task."""
 
+    @property
+    def beside_s(self) -> float:
+        """What all but computing takes of this worker's processor while it has something to compute, for each task that
+        comes, is computed or is handed over; 0 where it was not measured."""
+
     def continuation(self, k: int) -> float:
         """c[k]: of the data whose segment k is computed here, the share that goes on; 1 before anything was."""
 
@@ -109,8 +117,8 @@ class WorkerView(Protocol):
     def on_air(self, neighbour: str) -> OnAir | None:
         """The radio channel to a neighbour, as prices told of it; None where none limits the rate."""
 
-    def sending_on(self, channel: str) -> int:
-        """How many hand-overs of this worker are under way on a radio channel."""
+    def sending_s(self, channel: str) -> float:
+        """How long this worker's hand-overs under way on a radio channel keep it busy."""
 
     def neighbours_toward(self, k: int) -> tuple[NeighbourView, ...]:
         """Neighbours to which a task for segment k may be handed."""
@@ -142,10 +150,6 @@ class SourceView(Protocol):
         """O_s."""
 
     @property
-    def first_segment(self) -> int:
-        """Tasks at the source waiting for segment 1."""
-
-    @property
     def in_flight(self) -> int:
         """Data admitted and not yet answered."""
 
@@ -174,10 +178,37 @@ class AdmissionDecision:
     memory: tuple[float, ...] = ()  # what the policy wants to be reminded of next time
 
 
-class ExitPolicy(Protocol):
-    """Whether a datum leaves at exit k < K; at K it always does."""
+class ExitDecision(Enum):
+    """What becomes of a datum at an exit k < K."""
 
-    def leaves(self, k: int, reading: ExitReading, view: ExitView) -> bool: ...
+    LEAVE = "leave"
+    GO_ON = "go on"
+    OFFLOAD = "offload"  # go on, elsewhere
+
+
+class ExitPolicy(Protocol):
+    """Whether a datum leaves at exit k < K; at K it always does. `reading` is what exit task.k says."""
+
+    def decide(self, task: Task, reading: ExitReading, view: ExitView) -> ExitDecision: ...
+
+    def remember(self, task: Task, reading: ExitReading, view: ExitView) -> tuple[Verdict, ...]:
+        """What is to go with the datum, of task.seen and this reading, k <= K; at most K.
+
+        If it leaves here, the last of them answers; when there is none, this reading does.
+        """
+
+
+class SplitLearner(Protocol):
+    """What the source chooses for each datum, an arm 1, 2, ..., and learns from its answer."""
+
+    def begin(self, exits: int) -> Any:
+        """All that is remembered, at first; the core keeps it."""
+
+    def choose(self, state: Any) -> int:
+        """The arm for the next datum."""
+
+    def learn(self, state: Any, arm: int, result: Result) -> tuple[float, float]:
+        """Take in an answer; return what the datum cost, and what it earned."""
 
 
 class OffloadingPolicy(Protocol):
@@ -194,10 +225,19 @@ class OffloadingPolicy(Protocol):
     def uses_prices(self) -> bool:
         """Workers measure, the source solves the fluid problem every now and then, and all are told its prices."""
 
+    @property
+    def may_rest(self) -> bool:
+        """It may leave a task waiting, although the processor is idle, whose outcome would only lengthen a queue for
+        links."""
+
+    @property
+    def takes_back(self) -> bool:
+        """An idle worker computes what waits to be sent; else only what cannot be."""
+
     def place(self, view: WorkerView, task: Task, arrival: Arrival, rng: random.Random) -> Side: ...
 
     def next_to_run(self, view: WorkerView) -> int | None:
-        """A segment with a task on the input or the either side; None when both are empty."""
+        """A segment with a task on the input or the either side; None when both are empty, or to rest."""
 
     def next_to_send(self, view: WorkerView, neighbour: NeighbourView, rng: random.Random) -> int | None:
         """A segment with a task on the output or the either side that the neighbour accepts, or None."""

@@ -4,9 +4,10 @@
 `_start_sends` (Algorithm 2: offloading) and `_start_compute` (Algorithm 1: processing and early exit). Where a task
 waits, what runs next and what a free link takes is the offloading policy's to say; who exits, the exit policy's.
 
-Rules that no policy can break, so that nothing is lost and nobody idles:
+Rules that no policy can break, so that nothing is lost and nobody idles (but one that `may_rest`):
 - a task whose segment is not hosted here waits to be sent; one that no neighbour could take waits to be computed;
-- a worker with nothing to compute takes runnable work back from its output queue (the liveness line of Algorithm 2);
+- a worker with nothing to compute takes runnable work back from its output queue (the liveness line of Algorithm 2),
+  or, where the policy wants that to be sent, what no neighbour could take any more;
 - a task leaves custody only when it was computed here or a neighbour acknowledged it, and is not computed here twice.
 """
 
@@ -21,8 +22,8 @@ from mdi_exit.core import events as ev
 from mdi_exit.core.gossip import Gossip
 from mdi_exit.core.neighbour import Neighbour
 from mdi_exit.core.standing import Standing
-from mdi_exit.core.types import Arrival, Limits, Measurement, Result, Side, Task, TaskKey, WorkerOptions, WorkerReport
-from mdi_exit.core.views import ExitPolicy, OffloadingPolicy
+from mdi_exit.core.types import Arrival, Limits, Result, Side, Task, TaskKey, WorkerOptions, WorkerReport
+from mdi_exit.core.views import ExitDecision, ExitPolicy, OffloadingPolicy
 
 
 class WorkerCore(Standing):
@@ -54,14 +55,14 @@ class WorkerCore(Standing):
             ev.SegmentDone: self._segment_done,
             ev.SegmentFailed: self._segment_failed,
             ev.TasksDelivered: self._tasks_delivered,
-            ev.TasksRefused: self._tasks_refused,
+            ev.TasksRefused: self._not_delivered,
             ev.TasksUndelivered: self._not_delivered,
-            ev.ReportReceived: self._report_received,
-            ev.ResultsArrived: self._results_arrived,
+            ev.ReportReceived: lambda event: self._learn_from(event.report),
+            ev.ResultsArrived: lambda event: self._effects.extend(self._results.route(list(event.results))),
             ev.ResultsUndelivered: self._results_undelivered,
-            ev.ThresholdsReceived: self._news_received,
-            ev.PricesReceived: self._news_received,
-            ev.MeasurementsArrived: self._measurements_arrived,
+            ev.ThresholdsReceived: lambda event: self._effects.extend(self._flood.take(event)),
+            ev.PricesReceived: lambda event: self._effects.extend(self._flood.take(event)),
+            ev.MeasurementsArrived: self._pass_on,
             ev.RoutesChanged: self._routes_changed,
             ev.TimerFired: self._timer_fired,
         }
@@ -74,6 +75,12 @@ class WorkerCore(Standing):
         self._start_compute()
         return self._effects
 
+    @property
+    def taken_back(self) -> tuple[int, ...]:
+        """Segments whose tasks the idle processor takes off the output queue."""
+        hosted = self.hosted
+        return hosted if self._offloading.takes_back else tuple(k for k in hosted if not self._neighbours.toward(k))
+
     # ---- events
 
     def _tasks_arrived(self, event: ev.TasksArrived) -> None:
@@ -84,6 +91,7 @@ class WorkerCore(Standing):
                 self._take_custody(task, Arrival.RECEIVED if event.sender else Arrival.ADMITTED)
         else:
             self._discard(fresh)
+        self._delays.handled += len(event.tasks)
         if event.sender is None:
             self.admitted += len(event.tasks)
         else:
@@ -110,13 +118,18 @@ class WorkerCore(Standing):
         self._tasks.stop_computing(event.tasks)
         results: list[Result] = []
         for task, reading in zip(event.tasks, event.readings, strict=True):
-            if task.k == self.exits or self._exit_policy.leaves(task.k, reading, self):
-                results.append(Result(*task.key, reading.prediction, reading.confidence))
+            seen = self._exit_policy.remember(task, reading, self)
+            ends = task.k == self.exits
+            decision = ExitDecision.LEAVE if ends else self._exit_policy.decide(task, reading, self)
+            if decision is ExitDecision.LEAVE:
+                answer = seen[-1] if seen else reading
+                results.append(Result(*task.key, answer.prediction, answer.confidence, None, seen))
             else:
-                following = Task(task.data_id, task.attempt, task.k + 1, event.feature_bytes)
-                self._take_custody(following, Arrival.CONTINUED)
+                following = Task(task.data_id, task.attempt, task.k + 1, event.feature_bytes, 0, task.arm, seen)
+                elsewhere = decision is ExitDecision.OFFLOAD
+                self._take_custody(following, Arrival.OFFLOADED if elsewhere else Arrival.CONTINUED)
         tasks = len(event.tasks)
-        self._delays.computed(event.k, tasks, tasks - len(results), event.duration_s / tasks)
+        self._delays.computed(event.k, tasks, tasks - len(results), event.duration_s / tasks, event.beside_s)
         if event.k < self.exits:
             gone = [(result.data_id, result.attempt, event.k + 1) for result in results]
             self._discard([key for key in gone if key not in self._tasks])  # unless a copy came from elsewhere
@@ -134,6 +147,7 @@ class WorkerCore(Standing):
         if neighbour is None or transfer is None:
             return
         neighbour.quarantine_s = 0.0
+        neighbour.round_trip_s = min(neighbour.round_trip_s or event.duration_s, event.duration_s)
         sample_s, k = event.duration_s / len(transfer.tasks), transfer.tasks[0][1].k
         mean, known_s = self._delays.mean, neighbour.segment_transfer_s
         neighbour.transfer_delay_s = mean(neighbour.transfer_delay_s or sample_s, sample_s)
@@ -145,32 +159,18 @@ class WorkerCore(Standing):
         self._discard(self._tasks.delivered(transfer))
         self._return(transfer.came_back())
 
-    def _tasks_refused(self, event: ev.TasksRefused) -> None:
-        self._learn_from(event.report)
-        self._not_delivered(event)
-
     def _not_delivered(self, event: ev.TasksRefused | ev.TasksUndelivered) -> None:
+        if isinstance(event, ev.TasksRefused):
+            self._learn_from(event.report)
         neighbour, transfer = self._neighbours.end_transfer(event.neighbour, event.transfer_id)
         if neighbour is not None and transfer is not None:
             self._quarantine(neighbour)
             self._return(transfer.tasks)
 
-    def _report_received(self, event: ev.ReportReceived) -> None:
-        self._learn_from(event.report)
-
-    def _results_arrived(self, event: ev.ResultsArrived) -> None:
-        self._effects += self._results.route(list(event.results))
-
     def _results_undelivered(self, event: ev.ResultsUndelivered) -> None:
         if (neighbour := self._neighbours.get(event.neighbour)) is not None:
             self._quarantine(neighbour)
         self._effects += self._results.route(list(event.results))
-
-    def _news_received(self, event: ev.ThresholdsReceived | ev.PricesReceived) -> None:
-        self._effects += self._flood.take(event)
-
-    def _measurements_arrived(self, event: ev.MeasurementsArrived) -> None:
-        self._pass_on(event.measurements)
 
     def _routes_changed(self, event: ev.RoutesChanged) -> None:
         known = self._neighbours.routes.version
@@ -190,7 +190,8 @@ class WorkerCore(Standing):
             self._tell_neighbours()
         elif verb == "measure":
             self._effects.append(fx.SetTimer("measure", self._options.measure_s))
-            self._pass_on((self._delays.measurement(self.name, self._epoch, self._neighbours),))
+            own = self._delays.measurement(self.name, self._epoch, self._neighbours)
+            self._pass_on(ev.MeasurementsArrived((own,)))
         elif (neighbour := self._neighbours.get(name)) is not None:
             if verb == "reconsider":
                 neighbour.declined = False
@@ -202,15 +203,14 @@ class WorkerCore(Standing):
         self._effects.append(fx.SetTimer("gossip", self._options.gossip_s))
         if self._gossip.worth_telling(self._tasks, self._versions):
             report = self._report()
-            for name in self._neighbours.routes.report_to:
-                self._effects.append(fx.SendReport(name, report))
+            self._effects += [fx.SendReport(name, report) for name in self._neighbours.routes.report_to]
 
-    def _pass_on(self, measurements: tuple[Measurement, ...]) -> None:
+    def _pass_on(self, event: ev.MeasurementsArrived) -> None:
         """Measurements travel as results do, but nobody keeps them while no way is open: there will be newer ones."""
         if self.is_source:
-            self._effects.append(fx.DeliverMeasurements(measurements))
+            self._effects.append(fx.DeliverMeasurements(event.measurements))
         elif (name := self._neighbours.toward_source()) is not None:
-            self._effects.append(fx.SendMeasurements(name, measurements))
+            self._effects.append(fx.SendMeasurements(name, event.measurements))
 
     # ---- pull steps
 
@@ -239,9 +239,19 @@ class WorkerCore(Standing):
 
     def _send(self, neighbour: Neighbour, k: int) -> None:
         self._transfers += 1
-        transfer = neighbour.transfers[self._transfers] = self._tasks.start_sending(k, self._options.group_max)
-        tasks = tuple([Task(t.data_id, t.attempt, t.k, t.payload_bytes, t.hops + 1) for _, t in transfer.tasks])
+        transfer = neighbour.transfers[self._transfers] = self._tasks.start_sending(k, self._group(neighbour, k))
+        tasks = tuple(
+            [Task(t.data_id, t.attempt, t.k, t.payload_bytes, t.hops + 1, t.arm, t.seen) for _, t in transfer.tasks]
+        )
+        self._delays.handled += len(tasks)
         self._effects.append(fx.SendTasks(neighbour.name, self._transfers, tasks))
+
+    def _group(self, neighbour: Neighbour, k: int) -> int:
+        """How many go together, if as many wait; of what could be computed here, whatever the policy's reason, no more
+        than leave the neighbour with as many as this worker: what moves together is not weighed task by task."""
+        evens_out = (self.backlog(k) - neighbour.backlog(k) - neighbour.under_way(k) + 1) // 2
+        limit = self._options.group_max
+        return max(1, min(limit, evens_out)) if k in self.hosted else limit
 
     def _start_compute(self) -> None:
         """Algorithm 1's first line: take the next task, from the output queue when there is no other."""
@@ -249,11 +259,13 @@ class WorkerCore(Standing):
             return
         side, k = Side.INPUT, self._offloading.next_to_run(self)
         if k is None:
-            side, k = Side.OUTPUT, self.output.oldest(self.hosted)
+            side, k = Side.OUTPUT, self.output.oldest(self.taken_back)
         elif not self.input.count(k):
             side = Side.EITHER
         if k is not None:
-            tasks = self._tasks.start_computing(side, k, self._options.group_max)
+            # As many as wait go together, but nobody who comes meanwhile waits long for them.
+            in_time = int(self._options.group_s / max(self._delays.segment_s(k), 1e-9))
+            tasks = self._tasks.start_computing(side, k, max(1, min(self._options.group_max, in_time)))
             self._effects.append(fx.RunSegment(k, tasks))
 
     def _discard(self, keys: list[TaskKey]) -> None:

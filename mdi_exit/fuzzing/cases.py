@@ -18,13 +18,12 @@ import numpy as np
 
 from mdi_exit import placement, policies
 from mdi_exit.assembly import load_card
-from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.config import Churn, Experiment, load_experiment
 from mdi_exit.core.types import Limits, WorkerOptions
 from mdi_exit.devices import DeviceProfile
 from mdi_exit.models.card import Card
 from mdi_exit.shaping import BandwidthTrace, Shape
-from mdi_exit.simulation.run import Churn
-from mdi_exit.simulation.world import NO_FAULTS, Faults
+from mdi_exit.simulation.links import NO_FAULTS, Faults
 from mdi_exit.topology import Link, Topology
 from mdi_exit.trace import ExitTrace
 
@@ -59,13 +58,12 @@ class Case:
     card: Card
     trace: ExitTrace
     faults: Faults  # until admission closes
-    churn: tuple[Churn, ...]
 
     def __str__(self) -> str:
         experiment = self.experiment
         rules = ", ".join(f"{value}" for value in experiment.policy_names().values() if value)
         graph = f"{experiment.topology.description} of {len(experiment.topology.workers)}"
-        return f"seed {self.seed}, {self.mode}: {graph}, {rules}, {len(self.churn)} crashes and restarts"
+        return f"seed {self.seed}, {self.mode}: {graph}, {rules}, {len(experiment.churn)} who come and go"
 
 
 def drawn(seed: int) -> Case:
@@ -95,11 +93,11 @@ def drawn(seed: int) -> Case:
         limits=limits,
         duration_s=OPEN_S,
         drain_s=_DRAIN_S[mode],
+        churn=_churn(draw, topology, mode),
     )
     noise = draw.random() * 0.2
     faults = NO_FAULTS if mode == "calm" else Faults(noise, noise, noise * 0.05)
-    churn = _churn(draw, topology) if mode == "swarm" else ()
-    return Case(seed, mode, experiment, card, _trace(seed, base.exits), faults, churn)
+    return Case(seed, mode, experiment, card, _trace(seed, base.exits), faults)
 
 
 @functools.cache
@@ -201,8 +199,13 @@ def _trace(seed: int, exits: int) -> ExitTrace:
     return ExitTrace(confidence, prediction, 1 - confidence, label, (*sizes, 0), classes, "")
 
 
-def _churn(draw: random.Random, topology: Topology) -> tuple[Churn, ...]:
-    """Deaths and returns while data come; whoever is down at the end returns."""
+def _churn(draw: random.Random, topology: Topology, mode: Mode) -> tuple[Churn, ...]:
+    """Deaths, farewells and returns while data come; whoever is down at the end returns.
+
+    In no-crash nobody dies. In calm nobody goes: around a gap tasks may have to be asked for again.
+    """
+    if mode == "calm":
+        return ()
     others = [name for name in topology.workers if name != topology.source]
     down: list[str] = []
     changes: list[Churn] = []
@@ -210,6 +213,7 @@ def _churn(draw: random.Random, topology: Topology) -> tuple[Churn, ...]:
     for _ in range(draw.randint(1, 6) if others else 0):
         now += draw.random() * 1.5
         name = draw.choice(others)
-        changes.append(Churn(now, name, "restart" if name in down else "crash"))
+        going: Literal["crash", "leave"] = "leave" if mode == "no-crash" or draw.random() < 0.5 else "crash"
+        changes.append(Churn(now, name, "join" if name in down else going))
         down = [n for n in down if n != name] if name in down else [*down, name]
-    return (*changes, *(Churn(now + draw.random(), name, "restart") for name in down))
+    return (*changes, *(Churn(now + draw.random(), name, "join") for name in down))

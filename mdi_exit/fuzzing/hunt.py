@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from mdi_exit.fuzzing.cases import OPEN_S, Case, drawn
 from mdi_exit.fuzzing.oracles import Watch, require
 from mdi_exit.report import build_report
+from mdi_exit.simulation.links import NO_FAULTS
 from mdi_exit.simulation.run import Simulation
-from mdi_exit.simulation.world import NO_FAULTS
 
 _AFTER_S = 10.0  # after the last outcome, stray copies are worked off, so long at a time
 _AFTER_MAX = 60
@@ -28,9 +28,9 @@ class Finding:
 
 def check(case: Case, watch: Watch) -> None:
     """Run a case to its end. Raises oracles.Violation, or whatever else a bug raises."""
-    simulation = Simulation(case.experiment, case.card, case.trace, {}, case.faults, case.churn, watch)
+    simulation = Simulation(case.experiment, case.card, case.trace, {}, case.faults, watch)
     world = watch.world = simulation.world
-    healed_s = 1.0 + max([OPEN_S, *(change.at_s for change in case.churn)])
+    healed_s = 1.0 + max([OPEN_S, *(change.at_s for change in case.experiment.churn)])
     simulation.advance(healed_s, beyond_finish=True)
     world.faults, until_s = NO_FAULTS, healed_s
     while not world.finished and until_s < case.experiment.duration_s + case.experiment.drain_s:
@@ -50,7 +50,8 @@ def check(case: Case, watch: Watch) -> None:
 def hunt(first: int, count: int, progress: Callable[[int], None] = lambda done: None) -> Finding | None:
     """Check the cases `first`, `first` + 1, ...; return the first that goes wrong."""
     for done in range(count):
-        watch, case = Watch(), drawn(first + done)
+        case = drawn(first + done)
+        watch = Watch(case.experiment.offloading.may_rest)
         try:
             check(case, watch)
         except Exception as error:  # whatever it is, it is what was looked for

@@ -22,7 +22,9 @@ class Violation(Exception):
 class Watch:
     """Sees every step of a world, counts, and checks the invariants. Raises Violation."""
 
-    def __init__(self) -> None:
+    def __init__(self, may_rest: bool) -> None:
+        """`may_rest` as the offloading policy says."""
+        self.may_rest = may_rest
         self.world: World | None = None  # to be told before the first step
         self.fingerprint = Fingerprint()
         self.steps = 0
@@ -60,7 +62,7 @@ class Watch:
             return
         self._keep_payloads(step)
         core = self.world.workers[step.node]
-        runnable = [k for k in core.hosted if core.backlog(k) and not _only_lengthens_a_queue(core, k)]
+        runnable = [k for k in core.hosted if _waits(core, k) and not (self.may_rest and _only_lengthens(core, k))]
         require(core.computing > 0 or not runnable, f"{step.node} idles while holding runnable work")
 
     def _keep_payloads(self, step: Step) -> None:
@@ -102,9 +104,18 @@ class Watch:
             require(set(self.computed.values()) <= {1}, "a task was computed twice")
 
 
-def _only_lengthens_a_queue(core: WorkerCore, k: int) -> bool:
-    """What segment k makes cannot be computed here, and waits for a link already: a policy may let k wait as well."""
-    return k + 1 not in core.hosted and k < core.exits and core.backlog(k + 1) > 0
+def _waits(core: WorkerCore, k: int) -> bool:
+    """A task for segment k waits for the processor, or may be taken back from the output queue."""
+    return core.backlog(k) > (0 if k in core.taken_back else core.output.count(k))
+
+
+def _only_lengthens(core: WorkerCore, k: int) -> bool:
+    """What segment k makes waits already, and so on up to what cannot be computed here and waits for a link."""
+    while k < core.exits and core.backlog(k + 1) > 0:
+        k += 1
+        if k not in core.hosted:
+            return True
+    return False
 
 
 def require(holds: bool, otherwise: str) -> None:

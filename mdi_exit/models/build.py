@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mdi_exit.models.analog import AnalogBottleneck
 from mdi_exit.models.b_alexnet import b_alexnet
 from mdi_exit.models.card import ModelConfig
 from mdi_exit.models.mobilenet_v2 import mobilenet_v2
@@ -15,4 +16,8 @@ def build(config: ModelConfig) -> MultiExitNetwork:
     """Build the network that `config` describes, in training mode, weights drawn from torch's global generator."""
     bottlenecks = {entry.cut: (entry.channels, entry.stride) for entry in config.bottlenecks}
     maker = _MAKERS[config.architecture]
-    return maker(config.image_size, len(config.classes), config.mean, config.std, bottlenecks)
+    network = maker(config.image_size, len(config.classes), config.mean, config.std, bottlenecks)
+    if (link := config.analog) is not None:
+        over_db = (link.snr_low_db, link.snr_high_db)
+        network.bottlenecks[str(link.cut)] = AnalogBottleneck(link.shape, link.uses, over_db)
+    return network

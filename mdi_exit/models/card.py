@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -34,6 +35,17 @@ class BottleneckConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AnalogConfig:
+    """An analog link across cut `cut` (models.analog): B channel uses, trained from `snr_low_db` to `snr_high_db`."""
+
+    cut: int
+    shape: tuple[int, int, int]  # (C, H, W) of the feature that the encoder takes
+    uses: int  # B, complex
+    snr_low_db: float
+    snr_high_db: float
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Everything `build` needs; raises CardError where it cannot be built."""
 
@@ -43,6 +55,7 @@ class ModelConfig:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     bottlenecks: tuple[BottleneckConfig, ...] = ()
+    analog: AnalogConfig | None = None
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
@@ -58,6 +71,11 @@ class ModelConfig:
             raise CardError(f"model.bottlenecks has cut {wrong[0]}; allowed is each of 1 to {self.exits - 1} once")
         if any(bottleneck.channels < 1 or bottleneck.stride < 1 for bottleneck in self.bottlenecks):
             raise CardError("model.bottlenecks: channels and stride are at least 1")
+        if (link := self.analog) is not None:
+            if not 1 <= link.cut < self.exits or link.cut in cuts:
+                raise CardError(f"model.analog has cut {link.cut}; allowed is one of 1 to {self.exits - 1} of its own")
+            if link.uses < 1 or not link.snr_low_db < link.snr_high_db:
+                raise CardError("model.analog: uses is at least 1, snr_low_db below snr_high_db")
 
     @property
     def exits(self) -> int:
@@ -113,6 +131,8 @@ class Card:
     data_sum: str = ""  # over all images and labels (training.split.data_sum); empty in cards from before there was one
     calibration: str = ""  # which kind of temperatures (training.calibrate.KINDS); empty when nobody said
     promise: Promise | None = None
+    base: str = ""  # the checkpoint, beside this one or bundled, that holds all weights but those of model.analog
+    base_sha256: str = ""  # of that checkpoint's weights
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -120,6 +140,8 @@ class Card:
             raise CardError(f"schema is {self.schema}; this version reads {SCHEMA}")
         if len(self.temperatures) != self.model.exits or min(self.temperatures) <= 0:
             raise CardError(f"temperatures is {self.temperatures}; {self.model.exits} positive numbers are needed")
+        if self.base and not re.fullmatch(r"\w[\w.-]*", self.base):
+            raise CardError(f"base is {self.base[:60]!r}; allowed: a checkpoint's name, without a folder")
 
     @property
     def identity(self) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mdi_exit.models.build import build
 from mdi_exit.models.card import Card
-from mdi_exit.models.files import CheckpointError, resolve, weights_path
+from mdi_exit.models.files import CheckpointError, files_of, resolve, weights_path
 from mdi_exit.models.multi_exit import MultiExitNetwork
 
 
@@ -27,14 +27,17 @@ def save(path: str | Path, network: MultiExitNetwork, card: Card, half: bool = T
     """Write the pair and return the card as written, with the weights' sum and the number of parameters.
 
     With `half`, convolution and linear weights become fp16: half the size for no measurable accuracy. What batch
-    normalisation holds stays fp32, because running variances can leave fp16's range.
+    normalisation holds stays fp32, because running variances can leave fp16's range. Of a card with a base, what the
+    base holds is left out.
     """
     weights = weights_path(path)
     weights.parent.mkdir(parents=True, exist_ok=True)
     halved = {name for name, parameter in network.named_parameters() if half and parameter.dim() >= 2}
+    kept = f"bottlenecks.{card.model.analog.cut}." if card.base and card.model.analog else ""
     tensors = {
         name: (tensor.half() if name in halved else tensor).detach().cpu().contiguous()
         for name, tensor in network.state_dict().items()
+        if name.startswith(kept)
     }
     content = save_tensors(tensors)
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -53,22 +56,27 @@ def load(path: str | Path) -> tuple[MultiExitNetwork, Card]:
     """
     weights = resolve(path)
     card = Card.load(weights.with_suffix(".json"))
-    content = weights.read_bytes()
-    if (found := hashlib.sha256(content).hexdigest()) != card.weights_sha256:
-        raise CheckpointError(
-            f"{weights}: damaged, or not the weights of {weights.stem}.json "
-            f"(SHA-256 {found[:12]}..., the card says {card.weights_sha256[:12]}...)"
-        )
-    try:
-        tensors = load_tensors(content)
-    except SafetensorError as error:
-        raise CheckpointError(f"{weights}: not a readable safetensors file ({error})") from error
+    tensors = _tensors(weights, card.weights_sha256, f"{weights.stem}.json")
+    for base in files_of(weights, card)[1:]:
+        tensors = _tensors(base, card.base_sha256, f"the base that {weights.stem}.json names") | tensors
     network = build(card.model)
     if difference := _first_difference(network.state_dict(), tensors):
         raise CheckpointError(f"{weights}: does not fit the {card.model.architecture} of its card: {difference}")
     with torch.no_grad():
         network.load_state_dict(tensors)
     return network.eval(), card
+
+
+def _tensors(weights: Path, sum_: str, whose: str) -> dict[str, Tensor]:
+    content = weights.read_bytes()
+    if (found := hashlib.sha256(content).hexdigest()) != sum_:
+        raise CheckpointError(
+            f"{weights}: damaged, or not the weights of {whose} (SHA-256 {found[:12]}..., the card says {sum_[:12]}...)"
+        )
+    try:
+        return load_tensors(content)
+    except SafetensorError as error:
+        raise CheckpointError(f"{weights}: not a readable safetensors file ({error})") from error
 
 
 def _first_difference(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:

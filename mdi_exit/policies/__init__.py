@@ -13,17 +13,49 @@ from mdi_exit.policies.admission import AlwaysAdmit, RateAdaptation, ThresholdAd
 from mdi_exit.policies.arrivals import BurstyArrivals, ConstantArrivals, PoissonArrivals, RecordedArrivals
 from mdi_exit.policies.backpressure import BackPressure, DualBackPressure
 from mdi_exit.policies.control import FillQueue, PiControl
-from mdi_exit.policies.exit import DriftPlusPenalty, NeverExit, ThresholdExit
-from mdi_exit.policies.offloading import LeastExpectedDelay, MdiExitOffloading, NeverOffload, RandomNeighbour
+from mdi_exit.policies.exit import CalibratedOffloading, DriftPlusPenalty, NeverExit, ThresholdExit
+from mdi_exit.policies.learned import LearnedSplit, LearnedThreshold
+from mdi_exit.policies.offloading import (
+    LeastExpectedDelay,
+    MdiExitOffloading,
+    NeverOffload,
+    OffloadByExit,
+    RandomNeighbour,
+)
+from mdi_exit.policies.over_channel import TransmissionExit
+from mdi_exit.policies.transmission import (
+    AlwaysTransmit,
+    ConfidenceTransmission,
+    EntropyTransmission,
+    LearnedTransmission,
+    NeverTransmit,
+    RandomTransmission,
+    SnrThreshold,
+)
 
 EXIT: Final[Mapping[str, type]] = {
     "threshold": ThresholdExit,
     "never": NeverExit,
     "drift_plus_penalty": DriftPlusPenalty,
+    "calibrated_offloading": CalibratedOffloading,
+    "splitee": LearnedSplit,
+    "adaee": LearnedThreshold,
+    "transmission": TransmissionExit,
+}
+OWN_THRESHOLDS: Final = ("never", "splitee", "adaee", "transmission")  # exit rules to which T_e^k means nothing
+TRANSMISSION: Final[Mapping[str, type]] = {
+    "always": AlwaysTransmit,
+    "never": NeverTransmit,
+    "random": RandomTransmission,
+    "confidence": ConfidenceTransmission,
+    "entropy": EntropyTransmission,
+    "snr_threshold": SnrThreshold,
+    "learned": LearnedTransmission,
 }
 OFFLOADING: Final[Mapping[str, type]] = {
     "mdi_exit": MdiExitOffloading,
     "never": NeverOffload,
+    "by_exit": OffloadByExit,
     "random_neighbour": RandomNeighbour,
     "least_expected_delay": LeastExpectedDelay,
     "backpressure": BackPressure,

@@ -2,22 +2,29 @@
 1992 for the principle; the form with prices is ours.)
 
 Every task waits for whichever is free first, the processor or a link. Q[n][k] tasks wait at worker n for segment k; a
-free link n -> m takes the segment with the largest Q[n][k] - Q[m][k] - theta per second of sending, if above 0.
+free link n -> m takes the segment with the largest Q[n][k] - Q[m][k] - theta per second of sending, if above 0. Half of
+what is on its way to m counts with Q[m][k], as the other half will be done by then; and a hand-over must relieve the
+queues by more than computing would while the processors of both ends handle it (measured; ours).
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from mdi_exit.core.types import Arrival, OnAir, Side, Task
 from mdi_exit.core.views import NeighbourT, NeighbourView, WorkerView
 
-# Hand-overs of one worker on one radio channel: enough to keep it busy; more would only wait for each other, and take
-# turns with what is worth more.
-_ON_AIR_MAX = 4
+# Of one radio channel, what one worker has under way at once, or the shortest round trip if that is longer, which keeps
+# the channel busy; more would only wait for each other, and take turns with what is worth more.
+_ON_AIR_MAX_S = 0.02
+# What a hand-over of what could be computed here must be worth, in prices of the air that it takes. At 1 the queues of
+# workers far from the source would decide, who cannot know that others wait for the same air with more;
+# acknowledgements take some of it, too.
+_AIR_MARGIN = 1.2
+_KAPPA, _KAPPA_TARGET = 2.0, 12  # it was found best at this target, and is taken where there is none
 _SHORTEST_S = 1e-4  # a hand-over that was never measured, or took next to no time, counts as long as this
 
 
@@ -31,6 +38,7 @@ class BackPressure:
     """
 
     uses_prices: ClassVar[bool] = False
+    takes_back: ClassVar[bool] = True
     retry_s: ClassVar[float] = 0.0  # considered anew at every event
 
     theta: float = 1.0
@@ -40,16 +48,24 @@ class BackPressure:
         if self.theta < 0:
             raise ValueError("theta must not be negative")
 
+    @property
+    def may_rest(self) -> bool:
+        return self.service == "max_weight"
+
     def place(self, view: WorkerView, task: Task, arrival: Arrival, rng: random.Random) -> Side:
         return Side.EITHER
 
     def next_to_run(self, view: WorkerView) -> int | None:
         if self.service == "deepest":
             return max(_runnable(view), default=None)
-        return _most_relieving(view, lambda k: float(view.backlog(k)), 0.0)
+        return _most_relieving(view, lambda k: float(view.backlog(k)), 0.0)[1]
 
     def next_to_send(self, view: WorkerView, neighbour: NeighbourView, rng: random.Random) -> int | None:
-        return _worth_sending(view, neighbour, self.theta)[1]
+        k = _worth_sending(view, neighbour, self.theta)[1]
+        if k in view.hosted and view.beside_s:
+            relief = _most_relieving(view, lambda k: float(view.backlog(k)), 0.0)[0]
+            k = _worth_sending(view, neighbour, self.theta, relief=relief)[1]
+        return k
 
     def order(self, view: WorkerView, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
         return _by_turns(free)
@@ -63,35 +79,55 @@ class DualBackPressure:
     Prices tell where tasks are worth having long before queues do, so queues, and with them delays, stay short; the
     queues correct prices that are off. An idle worker runs the segment with the largest
     (H[n][k] - c[k] H[n][k+1] + kappa k) / Gamma[n][k], or none where that would only lengthen a queue for links; a free
-    link takes the one with the largest (H[n][k] - H[m][k] - theta - price_scale nu D) / D, if above 0. On a radio
-    channel that limits the rate, D is the time on the air; elsewhere nu is 0. Before the first prices H is Q.
+    link takes the one with the largest (H[n][k] - H[m][k] - theta - 1.2 price_scale nu D) / D, if above 0 (what
+    cannot be computed here: without theta and at 1.0 price_scale nu D). On a radio channel that limits the rate, D is
+    the time on the air; elsewhere nu is 0, and half of what is on its way to m counts with Q[m][k]. Handling the
+    hand-over at both ends must be worth its time, as in BackPressure. Before the first prices H is Q.
     """
 
     uses_prices: ClassVar[bool] = True
+    may_rest: ClassVar[bool] = True
+    takes_back: ClassVar[bool] = True
     retry_s: ClassVar[float] = 0.0
 
     theta: float = 1.0
-    kappa: float = 6.0  # the larger, the sooner data end; too large, and slices of late or early segments starve
-    price_scale: float = 30.0  # tasks that a price of 1 counts for; 10 to 100 differ little
+    # The larger, the sooner data end; too large, and slices of late or early segments starve. Where none is given, an
+    # experiment's is a sixth of the admission's queue_target: queues everywhere grow with the one at the source.
+    kappa: float | None = None
+    price_scale: float = 30.0  # tasks that a price of 1 counts for; the larger, the less queues correct prices
 
     def __post_init__(self) -> None:
-        if min(self.theta, self.kappa, self.price_scale) < 0:
+        if min(self.theta, self.kappa or 0.0, self.price_scale) < 0:
             raise ValueError("theta, kappa and price_scale must not be negative")
 
     def place(self, view: WorkerView, task: Task, arrival: Arrival, rng: random.Random) -> Side:
         return Side.EITHER
 
-    def next_to_run(self, view: WorkerView) -> int | None:
+    def at(self, queue_target: int) -> DualBackPressure:
+        """The same for a queue so long at the source; 0: none is aimed at."""
+        return replace(
+            self, kappa=_KAPPA * (queue_target or _KAPPA_TARGET) / _KAPPA_TARGET if self.kappa is None else self.kappa
+        )
+
+    def _most_relieving(self, view: WorkerView) -> tuple[float, int | None]:
         def height(k: int) -> float:
             return view.backlog(k) + self.price_scale * view.price(view.name, k)
 
-        return _most_relieving(view, height, self.kappa)
+        return _most_relieving(view, height, _KAPPA if self.kappa is None else self.kappa)
+
+    def next_to_run(self, view: WorkerView) -> int | None:
+        return self._most_relieving(view)[1]
 
     def next_to_send(self, view: WorkerView, neighbour: NeighbourView, rng: random.Random) -> int | None:
         way = view.on_air(neighbour.name)
-        if way and view.sending_on(way.channel) >= _ON_AIR_MAX:
+        k = _worth_sending(view, neighbour, self.theta, self.price_scale, way)[1]
+        if k in view.hosted and view.beside_s:
+            relief = self._most_relieving(view)[0]
+            k = _worth_sending(view, neighbour, self.theta, self.price_scale, way, relief)[1]
+        room_s = max(_ON_AIR_MAX_S, neighbour.round_trip_s)
+        if way and k and 0 < view.sending_s(way.channel) > room_s - way.air_s[k - 1]:
             return None
-        return _worth_sending(view, neighbour, self.theta, self.price_scale, way)[1]
+        return k
 
     def order(self, view: WorkerView, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
         """On a radio channel the best use of the air comes first."""
@@ -105,24 +141,45 @@ class DualBackPressure:
 
 
 def _worth_sending(
-    view: WorkerView, neighbour: NeighbourView, theta: float, price_scale: float = 0.0, way: OnAir | None = None
+    view: WorkerView,
+    neighbour: NeighbourView,
+    theta: float,
+    price_scale: float = 0.0,
+    way: OnAir | None = None,
+    relief: float = 0.0,
 ) -> tuple[float, int | None]:
-    """The largest weight of the segments that wait for this link, and the segment; 0 and None where none is above 0."""
+    """The largest weight of the segments that wait for this link, and the segment; 0 and None where none is above 0.
+
+    `relief`: by how much computing would relieve the queues here, per second.
+    """
     best, best_weight = None, 0.0
+    output, either = view.output.count, view.either.count
     for k in neighbour.accepts:
-        if not (view.output.count(k) or view.either.count(k)):
+        if not (output(k) or either(k)):
             continue
         weight = float(view.backlog(k) - neighbour.backlog(k))
-        if k in view.hosted:  # what cannot be computed here has no reason to stay
-            weight -= theta
         if price_scale:
             weight += price_scale * (view.price(view.name, k) - view.price(neighbour.name, k))
-            if way:
-                weight -= price_scale * way.nu * way.air_s[k - 1]
+        if weight <= 0:  # what follows only lowers it
+            continue
+        air = price_scale * way.nu * way.air_s[k - 1] if way else 0.0
+        if not way:  # half of what is on its way will be done as it comes; on the air _ON_AIR_MAX_S bounds it
+            weight -= neighbour.under_way(k) / 2
+        if k in view.hosted:
+            weight -= theta + _AIR_MARGIN * air + (_computed_meanwhile(view, relief, k) if relief > 0 else 0.0)
+        else:  # what cannot be computed here must go
+            weight -= air
         weight /= max(way.air_s[k - 1] if way else neighbour.segment_delay_s(k), _SHORTEST_S)
         if weight > best_weight:
             best, best_weight = k, weight
     return best_weight, best
+
+
+def _computed_meanwhile(view: WorkerView, relief: float, k: int) -> float:
+    """What computing would relieve the queues by while both ends handle the hand-over of a task for segment k; twice
+    that for one that was handed here, and so on, so that tasks settle. (Relays that had no choice count, too.)"""
+    hops = view.output.hops(k) if view.output.count(k) else view.either.hops(k)
+    return 2 * view.beside_s * relief * (1 + hops)
 
 
 def _runnable(view: WorkerView) -> list[int]:
@@ -130,21 +187,22 @@ def _runnable(view: WorkerView) -> list[int]:
     return [k for k in view.hosted if view.input.count(k) or view.either.count(k)]
 
 
-def _most_relieving(view: WorkerView, height: Callable[[int], float], kappa: float) -> int | None:
-    """The runnable segment with the largest (H[n][k] - c[k] H[n][k+1] + kappa k) / Gamma[n][k].
+def _most_relieving(view: WorkerView, height: Callable[[int], float], kappa: float) -> tuple[float, int | None]:
+    """The largest (H[n][k] - c[k] H[n][k+1] + kappa k) / Gamma[n][k] of the runnable segments, and the segment.
 
-    None where each would do more harm than good: what it makes cannot be computed here, and waits for links already.
+    0 and None where each does more harm than good: what it makes waits already, in the end for links, as what ends data
+    here never does harm.
     """
     best, best_weight = None, 0.0
     for k in _runnable(view):
         following = height(k + 1) if k < view.exits else 0.0
         relief = height(k) - view.continuation(k) * following + kappa * k
-        if relief < 0 and k + 1 not in view.hosted and view.backlog(k + 1):
+        if relief < 0 and view.backlog(k + 1):
             continue
         weight = relief / max(view.segment_delay_s(k), _SHORTEST_S)
         if best is None or weight > best_weight:
             best, best_weight = k, weight
-    return best
+    return best_weight, best
 
 
 def _by_turns(free: Sequence[NeighbourT]) -> list[NeighbourT]:

@@ -4,8 +4,8 @@ All are the UCB1 bandit: play the arm with the highest mean reward + c sqrt(ln(t
 (splitting.py has the reward) or, in AdaEE, thresholds. I-SplitEE is SplitEE with other depths in its `Setting`. What
 the released code does oddly is an option, with our default beside it. Sources: docs/splitee.md.
 
-A bandit's state is one `BanditState`; the algorithms are frozen options. A live system calls `choose`, runs the layers
-and then `learn`; `play` does the three on a recorded sample, and `replay` plays a whole recording.
+A bandit's state is one `BanditState`; the algorithms are frozen options. A live system (learned.py) calls `choose`,
+runs the layers and then `learn`; `play` does the three on a recorded sample, and `replay` plays a whole recording.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mdi_exit.policies.splitting import Play, Row, Setting, checked, mean_reward
 
 Clock = Literal["continue", "restart"]
 Unseen = Literal["released", "last_seen", "skip"]
+THRESHOLDS: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # read: the arms of AdaEE
 
 
 @dataclass(slots=True)
@@ -30,6 +31,11 @@ class BanditState:
     plays: list[int]  # N_i, updates of arm i
     sums: list[float]  # S_i, its rewards
     rounds: int = 0  # t
+
+    @classmethod
+    def fresh(cls, arms: int) -> BanditState:
+        """Before the first sample."""
+        return cls([0] * arms, [0.0] * arms)
 
     def learn(self, arm: int, reward: float) -> None:
         """Add a reward to arm 1, 2, ..."""
@@ -92,6 +98,10 @@ class SplitEE(_Splitting):
         """Choose, answer or offload, learn."""
         arm = self.choose(state)
         self.learn(state, setting, arm, row, row[-1])
+        return self.outcome(setting, arm, row)
+
+    def outcome(self, setting: Setting, arm: int, row: Row) -> Play:
+        """What playing an arm comes to; of `row` only C_arm and, when offloaded, C_L matter."""
         return split_at(setting, arm, row, heads=1)
 
 
@@ -128,6 +138,10 @@ class SplitEES(_Splitting):
         """Choose, answer or offload, learn."""
         arm = self.choose(state)
         self.learn(state, setting, arm, row, row[-1])
+        return self.outcome(setting, arm, row)
+
+    def outcome(self, setting: Setting, arm: int, row: Row) -> Play:
+        """What playing an arm comes to; of `row` only C_arm and, when offloaded, C_L matter."""
         return split_at(setting, arm, row, heads=arm)
 
 
@@ -141,14 +155,16 @@ class AdaEE:
     """
 
     branch: int = 1
-    thresholds: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # read
+    thresholds: tuple[float, ...] = THRESHOLDS
     c: float = 1.0  # read
     clock: ClassVar[Clock] = "continue"
 
     def __post_init__(self) -> None:
         _check_width(self.c)
-        if self.branch < 1 or not self.thresholds or not all(0 <= alpha <= 1 for alpha in self.thresholds):
-            raise ValueError("AdaEE wants a branch of 1 or more and thresholds within 0 to 1")
+        if self.branch < 1:
+            raise ValueError(f"branch is {self.branch}; allowed: 1 or more")
+        if not self.thresholds or not all(0 <= alpha <= 1 for alpha in self.thresholds):
+            raise ValueError(f"thresholds are {self.thresholds}; allowed: 1 or more, each 0 to 1")
 
     def arms(self, setting: Setting) -> int:
         if self.branch >= setting.exits:
@@ -182,6 +198,10 @@ class AdaEE:
         """Choose, answer or offload, learn."""
         arm = self.choose(state)
         self.learn(state, setting, arm, row, row[-1])
+        return self.outcome(setting, arm, row)
+
+    def outcome(self, setting: Setting, arm: int, row: Row) -> Play:
+        """What playing an arm comes to; of `row` only C_b and, when offloaded, C_f matter."""
         alpha, here, final = self.thresholds[arm - 1], row[self.branch - 1], row[-1]
         offloaded = here < alpha
         at = self.branch if not offloaded or (final < alpha and here > final) else setting.exits
@@ -234,7 +254,7 @@ def replay(
     state: BanditState | None = None
     if isinstance(algorithm, SplitEE | SplitEES | AdaEE):
         arms = algorithm.arms(setting)
-        state = BanditState([0] * arms, [0.0] * arms)
+        state = BanditState.fresh(arms)
         means = mean_rewards([algorithm.rewards(setting, row) for row in rows])
         if algorithm.clock == "restart":
             _play_beforehand(algorithm, state, setting, [rows[number] for number in order[:arms]])

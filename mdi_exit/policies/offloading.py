@@ -46,6 +46,8 @@ class MdiExitOffloading:
     """
 
     uses_prices: ClassVar[bool] = False
+    may_rest: ClassVar[bool] = False
+    takes_back: ClassVar[bool] = True
 
     output_limit: int = 5
     split: Literal["idle_or_congested", "idle"] = "idle_or_congested"
@@ -93,6 +95,8 @@ class NeverOffload:
     """Compute everything that is hosted here; hand on only what is not. A baseline."""
 
     uses_prices: ClassVar[bool] = False
+    may_rest: ClassVar[bool] = False
+    takes_back: ClassVar[bool] = True
     retry_s: ClassVar[float] = 0.0
 
     def place(self, view: WorkerView, task: Task, arrival: Arrival, rng: random.Random) -> Side:
@@ -116,6 +120,8 @@ class RandomNeighbour:
     """
 
     uses_prices: ClassVar[bool] = False
+    may_rest: ClassVar[bool] = False
+    takes_back: ClassVar[bool] = True
     retry_s: ClassVar[float] = 0.0
 
     def place(self, view: WorkerView, task: Task, arrival: Arrival, rng: random.Random) -> Side:
@@ -141,6 +147,8 @@ class LeastExpectedDelay:
     """
 
     uses_prices: ClassVar[bool] = False
+    may_rest: ClassVar[bool] = False
+    takes_back: ClassVar[bool] = True
     retry_s: ClassVar[float] = 0.0
 
     def place(self, view: WorkerView, task: Task, arrival: Arrival, rng: random.Random) -> Side:
@@ -167,3 +175,28 @@ class LeastExpectedDelay:
 
     def _there_s(self, neighbour: NeighbourView) -> float:
         return neighbour.transfer_delay_s + (neighbour.input_queue + 1) * neighbour.compute_delay_s
+
+
+@dataclass(frozen=True, slots=True)
+class OffloadByExit:
+    """The exit policy says who is offloaded; all others stay where they are, as far as they are hosted there.
+
+    What is offloaded waits until a neighbour takes it, also while this worker idles.
+    """
+
+    uses_prices: ClassVar[bool] = False
+    takes_back: ClassVar[bool] = False
+    may_rest: ClassVar[bool] = False
+    retry_s: ClassVar[float] = 0.0
+
+    def place(self, view: WorkerView, task: Task, arrival: Arrival, rng: random.Random) -> Side:
+        return Side.OUTPUT if arrival in (Arrival.OFFLOADED, Arrival.RETURNED) else Side.INPUT
+
+    def next_to_run(self, view: WorkerView) -> int | None:
+        return _oldest_to_run(view)
+
+    def next_to_send(self, view: WorkerView, neighbour: NeighbourView, rng: random.Random) -> int | None:
+        return view.output.oldest(neighbour.accepts)
+
+    def order(self, view: WorkerView, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
+        return list(free)

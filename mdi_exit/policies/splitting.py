@@ -37,11 +37,12 @@ class Setting:
         depths = (0.0, *self.depths)
         if len(self.depths) < 2 or any(not a < b < math.inf for a, b in pairwise(depths)):
             raise ValueError(f"depths are {self.depths}; allowed: 2 or more, growing, the first above 0")
-        if not 0 <= self.threshold <= 1 or not 0 <= self.exit_share <= 1:
-            raise ValueError(f"threshold {self.threshold}, exit_share {self.exit_share}; allowed: 0 to 1")
-        costs = (self.layer_cost, self.offload_cost, self.exchange)
-        if not all(0 <= cost < math.inf for cost in costs):
-            raise ValueError(f"layer_cost, offload_cost, exchange are {costs}; allowed: numbers of 0 or more")
+        for name in ("threshold", "exit_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name):g}; allowed: 0 to 1")
+        for name in ("layer_cost", "offload_cost", "exchange"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name):g}; allowed: a number of 0 or more")
 
     @property
     def exits(self) -> int:

@@ -28,7 +28,8 @@ from mdi_exit.journal import SUFFIX
 from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.links import Address
 from mdi_exit.runtime.node import LifeOver, Node
-from mdi_exit.tally import NodeSnapshot, NodeTally
+from mdi_exit.snapshots import NodeSnapshot
+from mdi_exit.tally import NodeTally
 
 LEASE_S = 10.0  # a worker that answers nothing for so long is ended, and comes back like one that died
 _ANSWER_S = 2 * LEASE_S  # so that its process is gone before anybody hears that its loop hangs

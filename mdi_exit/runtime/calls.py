@@ -45,12 +45,19 @@ def fetch(call: Any) -> Any:
         raise RunAborted(f"a worker failed: {type(error.cause).__name__}: {line}", str(error)) from None
 
 
+_LATE = {  # what helps: is everybody on this machine?
+    True: "this machine is too busy or too slow; allowed: fewer workers, or fewer other programs beside them",
+    False: "are the machines up that are needed?",
+}
+
+
 class Calls:
     """Calls under way. Whatever a handler raises comes out of `attend`."""
 
-    def __init__(self, interrupted: Callable[[], bool]) -> None:
-        """`interrupted` says whether the user wants to stop waiting for everybody."""
-        self._interrupted = interrupted
+    def __init__(self, interrupted: Callable[[], bool], is_local: bool) -> None:
+        """`interrupted` says whether the user wants to stop waiting for everybody; `is_local`: all are on this
+        machine."""
+        self._interrupted, self._is_local = interrupted, is_local
         self._pending: dict[Any, tuple[Callable[[Any], None], Callable[[Exception], None]]] = {}
         self._later: list[tuple[float, Callable[[], None]]] = []
 
@@ -105,6 +112,5 @@ class Calls:
             if self._interrupted():
                 raise KeyboardInterrupt
             if waiting and time.monotonic() > until_s:
-                slow = ", ".join(waiting)
-                raise RunAborted(f"{slow}: not ready within {within_s:.0f} s; are the machines up that are needed?")
+                raise RunAborted(f"{', '.join(waiting)}: not ready within {within_s:.0f} s; {_LATE[self._is_local]}")
         return answers

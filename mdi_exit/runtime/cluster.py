@@ -14,9 +14,11 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -25,9 +27,17 @@ from mdi_exit.errors import UserError
 from mdi_exit.runtime.record import Observer, RunRecord, ignore
 from mdi_exit.runtime.signals import Interrupt
 
+if TYPE_CHECKING:
+    from mdi_exit.runtime.profiling import Profiled
+
 # Nothing of ours goes through the object store but a tally now and then; less than 75 MB Ray refuses.
 _OBJECT_STORE_BYTES = 80_000_000
 _LISTENING_WITHIN_S = 5.0
+_GREETS_WITHIN_S = 15.0  # a busy device
+# Ray speaks gRPC, that is HTTP/2 (RFC 9113, 3.4): a server's first frame is its SETTINGS, of type 4.
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_FRAME_TYPE_AT = 3  # after its length
+_START_IT = "ray up FILE, or ray start --head --port=6379"
 _TEMPORARY_MAX = 24  # characters of $TMPDIR that leave room for the names of Ray's sockets
 _LEFT_ALONE_S = 5.0  # how long Ray's processes may take to end by themselves
 _ENVIRONMENT = {
@@ -39,6 +49,9 @@ _ENVIRONMENT = {
     # By default a call to an actor that was killed fails only after a second or two, waiting for details of its death.
     "RAY_timeout_ms_task_wait_for_death_info": "100",
     "RAY_core_worker_internal_heartbeat_ms": "100",
+    # By default Ray's workers are the last to get a busy core (niceness 15), and then keep no pace: any other program
+    # that computes halves what they do. They are as nice as the program that started them.
+    "RAY_worker_niceness": "0",
     # Ray prints a page to the terminal when an actor is killed; we say it in a line, in the run's notes.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
 }
@@ -67,6 +80,12 @@ class Cluster:
 
         record = launch.run(experiment, launch.Setting(observer, folder, self.is_local, self.interrupt))
         return replace(record, notes=(*self.warnings, *record.notes))
+
+    def profile(self, experiment: Experiment, seconds: float, tell: Callable[[str], None]) -> Profiled:
+        """Measure an experiment's machines and links; see `profiling.profile`."""
+        from mdi_exit.runtime import profiling  # only now, as above
+
+        return profiling.profile(experiment, self.is_local, lambda: self.interrupt.requested, seconds, tell)
 
 
 @contextlib.contextmanager
@@ -122,8 +141,7 @@ def joined_cluster(address: str) -> Iterator[Cluster]:
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            first = str(error).strip().partition("\n")[0]
-            raise UserError(f"Ray cluster {address}: cannot be joined ({first})") from error
+            raise UserError(f"Ray cluster {address}: cannot be joined ({_why(error)})") from error
         try:
             interrupt.take()
             yield Cluster(False, interrupt, (_UNGUARDED,) if _no_token_wanted() else ())
@@ -155,16 +173,48 @@ def _no_token_wanted() -> bool:
 
 
 def _check_listening(address: str) -> None:
-    """Raise UserError when nobody listens at an address: Ray would find out in two minutes."""
+    """Raise UserError when no Ray listens at an address: Ray would find out in two minutes, with a page of warnings."""
     host, colon, port = address.rpartition(":")
     if not (colon and host and port.isdigit()):
         raise UserError(
             f"Ray cluster {address!r}: allowed are auto and HOST:PORT of its head, such as 192.168.1.10:6379"
         )
     try:
-        socket.create_connection((host, int(port)), _LISTENING_WITHIN_S).close()
+        with socket.create_connection((host, int(port)), _LISTENING_WITHIN_S) as asking:
+            is_ray = os.environ.get("RAY_USE_TLS", "0") != "0" or _greets(asking)
     except (OSError, OverflowError) as error:
-        raise UserError(f"Ray cluster {address}: nobody answers there ({error}); is its head up?") from error
+        reason = f"({error}); allowed: the address of a head that is up: {_START_IT}"
+        raise UserError(f"Ray cluster {address}: nobody answers there {reason}") from error
+    if not is_ray:
+        head = f"the address and port of a head that is up: {_START_IT}"
+        raise UserError(f"Ray cluster {address}: what listens there is no Ray, or hangs; allowed: {head}")
+
+
+def _greets(asking: socket.socket) -> bool:
+    """Whether the other end answers as Ray's server does."""
+    until_s, said = time.monotonic() + _GREETS_WITHIN_S, b""
+    asking.settimeout(_GREETS_WITHIN_S)
+    with contextlib.suppress(OSError):  # it closed, or says nothing
+        asking.sendall(_GREETING)
+        while len(said) < _FRAME_TYPE_AT + 1:  # a stream may come in pieces of any size
+            asking.settimeout(max(0.0, until_s - time.monotonic()))
+            if not (piece := asking.recv(_FRAME_TYPE_AT + 1 - len(said))):
+                break
+            said += piece
+    return said[_FRAME_TYPE_AT:] == b"\x04"
+
+
+def _why(error: Exception) -> str:
+    """Ray's reason in a line, with the remedy where tokens or versions differ: of that its first line says nothing."""
+    said = str(error).strip()
+    if "authentication token" in said.lower():
+        wrong = "has no token" if "no authentication token" in said.lower() else "has another token than its head"
+        return f"this machine {wrong}; allowed: the head's: scp HEAD:.ray/auth_token ~/.ray/auth_token"
+    if "could not find any running ray instance" in said.lower():
+        return f"none runs on this machine; allowed: HOST:PORT of a head elsewhere, or start one: {_START_IT}"
+    if "version mismatch" not in said.lower():
+        return said.partition("\n")[0]
+    return f"{' '.join(said.split())[:400]}; allowed: the same Ray and Python, to the patch version, as on the head"
 
 
 def _end(processes: list[psutil.Process]) -> None:

@@ -12,17 +12,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mdi_exit.compute import ComputeError, SegmentRunner
+from mdi_exit.compute.pacing import PacedRunner
 from mdi_exit.core.types import ExitReading, Task
 from mdi_exit.wire import Tensor
 
 _SHORT_S = 0.002  # a segment that took no longer last time is computed in the loop
 
-_Job = tuple[int, tuple[Task, ...], list[Tensor]]
+_Job = tuple[int, tuple[Task, ...], list[Tensor], bool]  # with whether it follows directly on the last one
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Computed:
     features: Tensor | None
     duration_s: float
     reason: str = ""
+    beside_s: float = 0.0  # processor time that the loop's thread took for all else since the last group
 
 
 class Computer:
@@ -44,6 +46,8 @@ class Computer:
         self._runner, self._wake = runner, wake
         self._took_s: dict[int, float] = {}  # by segment: how long it took last
         self._next: _Job | None = None  # to be computed in the loop
+        self._thread_s = 0.0  # of the loop's thread, when a group was last computed
+        self._follows = False  # the last group's end is being taken in just now
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._done: deque[Computed | BaseException] = deque()
         self._thread = threading.Thread(target=self._work, name="compute", daemon=True)
@@ -56,23 +60,32 @@ class Computer:
 
     def submit(self, k: int, tasks: tuple[Task, ...], payloads: list[Tensor]) -> None:
         """Compute segment k on these; the core never asks for two groups at once."""
-        job = (k, tasks, payloads)
+        if not self._follows:  # what the loop did while there was nothing to compute took nothing from computing
+            self._thread_s = time.thread_time()
+        job = (k, tasks, payloads, self._follows)
         if self._took_s.get(k, _SHORT_S) < _SHORT_S:
             self._next = job
         else:
             self._jobs.put(job)
 
-    def collect(self) -> Computed | None:
-        """Return a group that has ended, or None; raises whatever bug ended the thread's work."""
+    def collect(self, take: Callable[[Computed], None]) -> None:
+        """Give `take` the group that has ended, if one has; raises whatever bug ended the thread's work.
+
+        What is submitted while `take` runs follows directly on that group.
+        """
+        beside_s = time.thread_time() - self._thread_s
         if self._next is not None:
             job, self._next = self._next, None
-            return self._compute(*job)
-        if not self._done:
-            return None
-        done = self._done.popleft()
+            done: Computed | BaseException = self._compute(*job)
+        elif self._done:
+            done = self._done.popleft()
+        else:
+            return
         if isinstance(done, BaseException):
             raise done
-        return done
+        self._follows, self._thread_s = True, time.thread_time()
+        take(replace(done, beside_s=beside_s))
+        self._follows = False
 
     def stop(self, within_s: float) -> None:
         """End the thread after the group it is at; one that takes longer is left to die with the process."""
@@ -87,12 +100,17 @@ class Computer:
                 self._done.append(error)
             self._wake()
 
-    def _compute(self, k: int, tasks: tuple[Task, ...], payloads: list[Tensor]) -> Computed:
+    def _compute(self, k: int, tasks: tuple[Task, ...], payloads: list[Tensor], follows: bool) -> Computed:
         started_s = time.monotonic()
         batch = payloads[0][np.newaxis] if len(payloads) == 1 else np.stack(payloads)
         try:
-            readings, features = self._runner.run(k, batch)
+            if isinstance(self._runner, PacedRunner):
+                readings, features = self._runner.run(k, batch, follows)
+                duration_s = self._runner.took_s
+            else:
+                readings, features = self._runner.run(k, batch)
+                duration_s = time.monotonic() - started_s
         except ComputeError as error:
             return Computed(k, tasks, (), None, time.monotonic() - started_s, str(error))
-        self._took_s[k] = duration_s = time.monotonic() - started_s
+        self._took_s[k] = duration_s
         return Computed(k, tasks, tuple(readings), features, duration_s)

@@ -24,7 +24,8 @@ from mdi_exit.runtime.actor import LEASE_S, Closed, Ended, Opened, Status, Worke
 from mdi_exit.runtime.calls import Calls, Unreachable, fetch
 from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.record import RunAborted
-from mdi_exit.tally import NodeSnapshot, NodeTally
+from mdi_exit.snapshots import NodeSnapshot
+from mdi_exit.tally import NodeTally
 
 RESTARTS_MAX = 3  # of each worker; what dies a fourth time will die a fifth
 START_WITHIN_S = 60.0  # a process and its slice; on a Jetson Nano that may take a quarter of it
@@ -42,7 +43,7 @@ class Crew:
         remote: Any = ray.remote  # its annotations do not know concurrency_groups
         worker = remote(num_cpus=0, max_restarts=RESTARTS_MAX, concurrency_groups={"watch": 1})(WorkerProcess)
         self._actors: dict[str, Any] = {
-            name: worker.options(resources=_place(experiment, name)).remote() for name in experiment.topology.workers
+            name: worker.options(resources=place_of(experiment, name)).remote() for name in experiment.topology.workers
         }
         self._lives: dict[str, Life] = {}
         self._hosts: dict[str, str] = {}
@@ -233,7 +234,7 @@ class Crew:
             ray.kill(actor)
 
 
-def _place(experiment: Experiment, name: str) -> dict[str, float]:
+def place_of(experiment: Experiment, name: str) -> dict[str, float]:
     """What ties an actor to the machine that the experiment names for it: a sliver of Ray's resource of that node."""
     address = experiment.runtime.workers.get(name)
     return {f"node:{address}": 0.001} if address else {}

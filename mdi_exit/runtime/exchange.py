@@ -7,16 +7,20 @@ timers, and asks `due` when one of ours goes off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+from mdi_exit.codec import FP32
 from mdi_exit.compute.base import FeatureShapes
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import Task
+from mdi_exit.runtime.coder import Coder
 from mdi_exit.runtime.fit import check_fit
 from mdi_exit.runtime.links import Links
+from mdi_exit.runtime.receiver import Receiver
 from mdi_exit.runtime.timers import Timers
 from mdi_exit.shaping import Shape, Shaper
 from mdi_exit.wire import Buffer, LinkMessage, Tensor, WireError, decode, encode
@@ -45,6 +49,7 @@ class Exchange:
     def __init__(
         self,
         name: str,
+        workers: Collection[str],
         links: Links,
         shapers: Mapping[str, Shaper],
         features: FeatureShapes,
@@ -52,11 +57,19 @@ class Exchange:
         clock: Callable[[], float],
         deliver: Callable[[ev.WorkerEvent], None],
         store: Callable[[tuple[Task, ...], list[Tensor]], None],
+        receiver: Receiver,
+        coders: Mapping[str, Coder] = MappingProxyType({}),
     ) -> None:
-        """`deliver` is given every event; `store` the payloads of tasks, before the event that tells of them."""
-        self._name, self._links, self._shapers, self._features = name, links, shapers, features
+        """`workers` are all that the topology names, living or not.
+
+        `deliver` is given every event; `store` the payloads of tasks, before the event that tells of them. To whom
+        there is no coder, features go as fp32.
+        """
+        self._name, self._workers = name, frozenset(workers)
+        self._links, self._shapers, self._features = links, shapers, features
         self._timers, self._clock, self._deliver, self._store = timers, clock, deliver, store
-        self._started: dict[tuple[str, int], float] = {}  # hand-overs without an answer yet
+        self._receiver, self._coders = receiver, coders
+        self._started: dict[tuple[str, int], tuple[float, int]] = {}  # hand-overs without an answer yet: when, bytes
         self._answered: dict[tuple[str, int], fx.Acknowledge | None] = {}  # None until the core has answered
         self._held: dict[int, _Held] = {}  # on a shaped link, until their release
         self._releases = 0
@@ -69,13 +82,20 @@ class Exchange:
     def hand_over(self, effect: fx.SendTasks, tensors: Sequence[Tensor]) -> None:
         """Send tasks with their payloads; ends in TasksDelivered, TasksRefused or TasksUndelivered."""
         now = self._clock()
-        frames = encode(effect, tensors)
+        coder = self._coders.get(effect.to)
+        coded = coder is not None and effect.tasks[0].k > 1  # images are bytes already
+        frames = encode(effect, tensors, coder.encoding(effect.tasks[0].payload_bytes) if coder and coded else FP32)
         size_bytes = sum(map(len, frames))
-        self._started[effect.to, effect.transfer_id] = now
+        self._started[effect.to, effect.transfer_id] = (now, size_bytes)
         sent_s = self._put(effect, frames, size_bytes, now)
         deadline_s = sent_s + self._shape(effect.to).answer_within_s(size_bytes, sent_s)
         if (effect.to, effect.transfer_id) in self._started:
             self._timers.set(("answer", effect.to, effect.transfer_id), deadline_s)
+
+    def travels_bytes(self, to: str, task: Task) -> int:
+        """What of a task's payload will travel to this neighbour, when it is the next to be handed over."""
+        coder = self._coders.get(to)
+        return coder.travels_bytes(task) if coder else task.payload_bytes
 
     def answer(self, effect: fx.Acknowledge) -> None:
         """Acknowledge a neighbour's hand-over, and remember that, should it be repeated."""
@@ -145,7 +165,7 @@ class Exchange:
         """Take in a message of a neighbour; a bad one is counted, dropped, and does no harm."""
         try:
             message, tensors = decode(frames)
-            check_fit(message, self._features.exits)
+            check_fit(message, self._features.exits, self._workers)
             self._check_sender(sender, message)
             self._take(sender, message, tensors)
         except WireError as error:
@@ -178,17 +198,19 @@ class Exchange:
         self._answered[key] = None
         if len(self._answered) > _ANSWERED_MAX:
             del self._answered[next(iter(self._answered))]
-        self._store(message.tasks, tensors)
+        self._store(message.tasks, self._receiver.hear(sender, message.tasks[0].k, tensors))
         self._deliver(ev.TasksArrived(message.tasks, sender, message.transfer_id))
 
     def _take_answer(self, sender: str, message: fx.Acknowledge) -> None:
-        started_s = self._started.pop((sender, message.transfer_id), None)
-        if started_s is None:  # too late: the core has been told otherwise, but the news in it is news
+        started = self._started.pop((sender, message.transfer_id), None)
+        if started is None:  # too late: the core has been told otherwise, but the news in it is news
             self._deliver(ev.ReportReceived(message.report))
             return
         self._timers.cancel(("answer", sender, message.transfer_id))
+        duration_s = self._clock() - started[0]
+        if coder := self._coders.get(sender):
+            coder.answered(started[1], duration_s)
         if message.accepted:
-            duration_s = self._clock() - started_s
             self._deliver(ev.TasksDelivered(sender, message.transfer_id, duration_s, message.report))
         else:
             self._deliver(ev.TasksRefused(sender, message.transfer_id, message.report))

@@ -7,6 +7,7 @@ with damaged memory must not bring a worker down.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from mdi_exit.compute.base import FeatureShapes
 from mdi_exit.config import Experiment
@@ -16,6 +17,9 @@ from mdi_exit.wire import HEADER_BYTES_MAX, MESSAGE_BYTES_MAX, TENSOR_BYTES_MAX,
 from mdi_exit.yamlfile import Place
 
 _INT_MAX = 2**63 - 1
+_SURE = 1 + 1e-6  # a confidence of 1, rounded
+_TIMES_S = (1e-7, 1e5)  # that computing or sending one task may take; a solver's numbers must not differ by more
+_COUNT_MAX = 1e9  # tasks within a measurement's memory
 
 
 def check_groups(experiment: Experiment, features: FeatureShapes) -> None:
@@ -30,8 +34,8 @@ def check_groups(experiment: Experiment, features: FeatureShapes) -> None:
             raise Place(experiment.file).at("worker", "group_max").refuse(what, f"at most {most}")
 
 
-def check_fit(message: LinkMessage, exits: int) -> None:
-    """Refuse what no worker of a network with `exits` exits would say. Raises WireError."""
+def check_fit(message: LinkMessage, exits: int, workers: Collection[str]) -> None:
+    """Refuse what none of `workers` with a network of `exits` exits would say. Raises WireError."""
     if isinstance(message, fx.SendTasks):
         _check_tasks(message.tasks, exits)
         _require(0 <= message.transfer_id <= _INT_MAX, "transfer_id is out of range")
@@ -44,12 +48,13 @@ def check_fit(message: LinkMessage, exits: int) -> None:
         for result in message.results:
             _require(1 <= result.k <= exits, "a result's k is out of range")
             _require(0 <= result.data_id <= _INT_MAX and 0 <= result.attempt <= _INT_MAX, "a result's number")
-            _require(math.isfinite(result.confidence), "a result's confidence is not a number")
+            _require(0 <= result.confidence <= _SURE, "a result's confidence is out of range")
+            _check_verdicts(result.seen, exits)
     elif isinstance(message, fx.SendPrices):
-        _check_prices(message.prices, exits)
+        _check_prices(message.prices, exits, workers)
     elif isinstance(message, fx.SendMeasurements):
         for measured in message.measurements:
-            _check_measurement(measured, exits)
+            _check_measurement(measured, exits, workers)
     else:
         _require(0 <= message.version <= _INT_MAX, "the thresholds' version is out of range")
         _require(len(message.thresholds) == exits - 1, "another number of thresholds than exits")
@@ -62,9 +67,18 @@ def _check_tasks(tasks: tuple[ty.Task, ...], exits: int) -> None:
     _require(1 <= k <= exits, "a task's k is out of range")
     for task in tasks:
         _require(task.k == k, "tasks of different segments in one hand-over")
-        smallest, largest = min(task.data_id, task.attempt, task.hops), max(task.data_id, task.attempt, task.hops)
-        _require(smallest >= 0 and largest <= _INT_MAX, "a task's number is out of range")
+        numbers = (task.data_id, task.attempt, task.hops, task.arm)
+        _require(min(numbers) >= 0 and max(numbers) <= _INT_MAX, "a task's number is out of range")
+        _check_verdicts(task.seen, exits)
         _require(0 <= task.payload_bytes <= TENSOR_BYTES_MAX, "a task's payload_bytes is out of range")
+
+
+def _check_verdicts(seen: tuple[ty.Verdict, ...], exits: int) -> None:
+    _require(len(seen) <= exits, "more verdicts than exits")
+    for verdict in seen:
+        _require(1 <= verdict.k <= exits, "a verdict's k is out of range")
+        _require(0 <= verdict.prediction <= _INT_MAX, "a verdict's prediction is out of range")
+        _require(0 <= verdict.confidence <= _SURE, "a verdict's confidence is out of range")
 
 
 def _check_report(report: ty.WorkerReport, exits: int) -> None:
@@ -75,19 +89,29 @@ def _check_report(report: ty.WorkerReport, exits: int) -> None:
     _require(0 <= report.compute_delay_s < math.inf, "a report's compute_delay_s is out of range")
 
 
-def _check_prices(prices: ty.Prices, exits: int) -> None:
+def _check_prices(prices: ty.Prices, exits: int, workers: Collection[str]) -> None:
     _require(0 <= prices.version <= _INT_MAX, "the prices' version is out of range")
     _require(len(prices.pi) == len(prices.workers), "prices for another number of workers")
     _require(all(len(row) == exits for row in prices.pi), "prices for another number of segments")
     _require(all(len(way.air_s) == exits for way in prices.channels), "prices for another number of segments")
     numbers = [*(pi for row in prices.pi for pi in row), *(x for way in prices.channels for x in (way.nu, *way.air_s))]
-    _require(all(map(math.isfinite, numbers)), "a price is not a number")
+    _require(all(0 <= number < math.inf for number in numbers), "a price is out of range")
+    ends = [end for way in prices.channels for end in (way.sender, way.receiver)]
+    _require(all(name in workers for name in (*prices.workers, *ends)), "prices of a worker that is not there")
+    twice = len(set(prices.workers)) < len(prices.workers) or len(prices.channels) > len(workers) ** 2
+    _require(not twice, "a price given twice")
 
 
-def _check_measurement(measured: ty.Measurement, exits: int) -> None:
-    rows = (measured.compute_s, measured.computed, measured.went_on, *(seconds for _, seconds in measured.links))
-    _require(all(len(row) == exits for row in rows), "a measurement for another number of segments")
-    _require(all(0 <= value < math.inf for row in rows for value in row), "a measurement is out of range")
+def _check_measurement(measured: ty.Measurement, exits: int, workers: Collection[str]) -> None:
+    times = (measured.compute_s, *(seconds for _, seconds in measured.links))
+    counts = (measured.computed, measured.went_on)
+    _require(all(len(row) == exits for row in (*times, *counts)), "a measurement for another number of segments")
+    low_s, high_s = _TIMES_S
+    fine = all(value == 0 or low_s <= value <= high_s for row in times for value in row)
+    fine &= all(0 <= value <= _COUNT_MAX for row in counts for value in row)
+    _require(fine, "a measurement is out of range")
+    known = all(name in workers for name in (measured.worker, *(name for name, _ in measured.links)))
+    _require(known and len(measured.links) < len(workers), "a measurement of a worker that is not there")
     _require(min(measured.epoch, measured.sequence) >= 0, "a measurement's number is out of range")
     _require(max(measured.epoch, measured.sequence) <= _INT_MAX, "a measurement's number is out of range")
 

@@ -13,10 +13,10 @@ import psutil
 
 from mdi_exit import compute
 from mdi_exit.compute import PreparedNet
-from mdi_exit.config import Experiment
+from mdi_exit.config import Experiment, check_real
 from mdi_exit.core.events import AdmissionClosed, DrainExpired
 from mdi_exit.errors import UserError
-from mdi_exit.report import WorkerFacts
+from mdi_exit.report_nodes import WorkerFacts
 from mdi_exit.runtime.actor import Closed
 from mdi_exit.runtime.calls import Calls
 from mdi_exit.runtime.crew import Crew
@@ -44,7 +44,7 @@ class Setting:
 def run(experiment: Experiment, setting: Setting) -> RunRecord:
     """Run an experiment on the cluster that Ray is connected to; see `Cluster.run`."""
     channels = experiment.topology.channels()
-    if not channels:
+    if not channels or experiment.runtime.emulate == "none":
         return _run(experiment, setting, None)
     if not setting.is_local:
         raise UserError(
@@ -57,7 +57,8 @@ def run(experiment: Experiment, setting: Setting) -> RunRecord:
 
 def _run(experiment: Experiment, setting: Setting, channels: Path | None) -> RunRecord:
     setting.interrupt.check()
-    calls = Calls(lambda: setting.interrupt.requested)
+    check_real(experiment)
+    calls = Calls(lambda: setting.interrupt.requested, setting.is_local)
     phases = _Phases(setting.observer)
     phases.enter("prepare")
     crew = Crew(experiment, calls)

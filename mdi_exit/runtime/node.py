@@ -28,7 +28,6 @@ from mdi_exit.dataset import UnreadableImage
 from mdi_exit.journal import CoreName, Header, JournalError, JournalWriter, Step
 from mdi_exit.runtime.computer import Computed, Computer
 from mdi_exit.runtime.exchange import Exchange
-from mdi_exit.runtime.images import Images
 from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.links import Links
 from mdi_exit.runtime.solver import Solver
@@ -57,7 +56,7 @@ class Node:
         self.failure: BaseException | None = None
         self._zero_s = time.monotonic() - (time.time() - life.started_unix_s)
         self._features = life.prepared.features
-        self._images = Images(experiment, card) if life.is_source else None
+        self._images = life.images() if life.is_source else None
         label_of = self._images.label if self._images else None
         self.tally = NodeTally(life.name, experiment.exits, label_of, life.epoch)
         self._worker = assembly.worker_core(experiment, card, life.name, life.epoch)
@@ -66,6 +65,7 @@ class Node:
         self._events: deque[tuple[CoreName, ev.Event]] = deque()
         self._calls: deque[tuple[Callable[[], None], Future[Any]]] = deque()
         self._payloads: dict[TaskKey, Tensor] = {}
+        self._admitted: list[Task] = []  # in this step of the controller
         self._stopping = self._closed = False
         self._journal: JournalWriter | None = None
         with contextlib.ExitStack() as opened:
@@ -80,13 +80,16 @@ class Node:
                 self._journal = opened.enter_context(JournalWriter(life.journals, header))
             self.links = Links(life.name, host, life.port, experiment.runtime.encrypt, self._bell.fileno())
             opened.callback(self.links.close)
-            shapers = life.shapers(opened)
+            shapers = life.shapers(opened, self._zero_s)
             self._opened = opened.pop_all()
         self.exchange = Exchange(
-            life.name, self.links, shapers, self._features, self._timers, self.now, self._arrived, self._keep
-        )
+            life.name, experiment.topology.workers, self.links, shapers, self._features, self._timers, self.now,
+            self._arrived, self._keep, life.receiver(), life.coders(),
+        )  # fmt: skip
+        self.tally.travels_bytes = self.exchange.travels_bytes
         self._computer = Computer(runner, self._wake)
         self._solver = Solver(life, self._wake) if life.is_source and experiment.offloading.uses_prices else None
+        self._do = self._doing()
         self._thread = threading.Thread(target=self._run, name="node", daemon=True)
 
     # ---- for other threads
@@ -142,9 +145,7 @@ class Node:
                 self._take_in_messages()
                 if rung:
                     self._answer_bell()
-                if (computed := self._computer.collect()) is not None:
-                    self._computed(computed)
-                    self._handle_events()
+                self._computer.collect(self._computed)
         except BaseException as error:  # whatever it is, the supervisor is told and ends the run
             self.failure = error
         finally:
@@ -189,7 +190,7 @@ class Node:
             self._calls.popleft()[0]()
             self._handle_events()
         if self._solver and (prices := self._solver.collect()) is not None:
-            self._events.append(("controller", ev.PricesSolved(prices)))
+            self._tell(ev.PricesSolved(prices))
             self._handle_events()
 
     def _timer_due(self, timer: tuple[str, Any, int]) -> None:
@@ -205,8 +206,7 @@ class Node:
     def _handle_events(self) -> None:
         """Feed the cores, and do what they say, until nothing is left that happened here and now."""
         while self._events:
-            core, event = self._events.popleft()
-            now = self.now()
+            (core, event), now = self._events.popleft(), self.now()
             effects: list[Any]
             if core == "worker":
                 effects = self._worker.handle(cast(ev.WorkerEvent, event), now)
@@ -222,12 +222,21 @@ class Node:
             if self._journal:
                 self._journal.write(step)
             for effect in effects:
-                self._perform(core, effect)
+                if isinstance(effect, fx.SetTimer):
+                    self._timers.set((core, effect.name, 0), now + effect.delay_s)
+                elif (do := self._do.get(type(effect))) is not None:
+                    do(effect)
+            if self._admitted:  # together: one step of the worker's core for all of them
+                self._arrived(ev.TasksArrived(tuple(self._admitted), None, 0))
+                self._admitted.clear()
 
     # ---- what happened
 
     def _arrived(self, event: ev.WorkerEvent) -> None:
         self._events.append(("worker", event))
+
+    def _tell(self, event: ev.ControllerEvent) -> None:
+        self._events.append(("controller", event))
 
     def _keep(self, tasks: tuple[Task, ...], tensors: list[Tensor]) -> None:
         for task, tensor in zip(tasks, tensors, strict=True):
@@ -236,6 +245,7 @@ class Node:
     def _computed(self, done: Computed) -> None:
         if done.reason:
             self._arrived(ev.SegmentFailed(done.k, done.tasks, done.reason))
+            self._handle_events()
             return
         for task in done.tasks:
             self._payloads.pop(task.key, None)
@@ -244,52 +254,47 @@ class Node:
             feature_bytes = self._features.size_bytes(done.k)
             for task, feature in zip(done.tasks, done.features, strict=True):
                 self._payloads[task.data_id, task.attempt, done.k + 1] = feature
-        self._arrived(ev.SegmentDone(done.k, done.tasks, done.readings, feature_bytes, done.duration_s))
+        took_s = (done.duration_s, done.beside_s)
+        self._arrived(ev.SegmentDone(done.k, done.tasks, done.readings, feature_bytes, *took_s))
+        self._handle_events()
 
     # ---- what to do
 
-    def _perform(self, core: CoreName, effect: Any) -> None:
-        if isinstance(effect, fx.RunSegment):
-            payloads = [self._payloads[task.key] for task in effect.tasks]
-            self._computer.submit(effect.k, effect.tasks, payloads)
-        elif isinstance(effect, fx.SendTasks):
-            self.exchange.hand_over(effect, [self._payloads[task.key] for task in effect.tasks])
-        elif isinstance(effect, fx.Acknowledge):
-            self.exchange.answer(effect)
-        elif isinstance(effect, fx.SendReport | fx.SendThresholds | fx.SendPrices | fx.SendMeasurements):
-            self.exchange.tell(effect)
-        elif isinstance(effect, fx.SendResults):
-            self.exchange.pass_on(effect)
-        elif isinstance(effect, fx.SetTimer):
-            self._timers.set((core, effect.name, 0), self.now() + effect.delay_s)
-        elif isinstance(effect, fx.DiscardPayloads):
-            for key in effect.keys:
-                self._payloads.pop(key, None)
-        elif isinstance(effect, fx.Admit):
-            self._admit(effect)
-        elif isinstance(effect, fx.DeliverResults):
-            self._events.append(("controller", ev.ResultsArrived(effect.results)))
-        elif isinstance(effect, fx.SetThresholds):
-            self._arrived(ev.ThresholdsReceived(effect.version, effect.thresholds, None))
-        elif isinstance(effect, fx.SetPrices):
-            self._arrived(ev.PricesReceived(effect.prices, None))
-        elif isinstance(effect, fx.DeliverMeasurements):
-            self._events.append(("controller", ev.MeasurementsArrived(effect.measurements)))
-        elif isinstance(effect, fx.SolvePrices):
-            assert self._solver is not None
-            self._solver.ask(effect)
-        elif isinstance(effect, fx.Finish):
-            self.ended.set()
-        else:  # for the tally and the journal alone
-            assert isinstance(effect, fx.Complete | fx.CountDuplicate | fx.RecordControl), effect
+    def _doing(self) -> dict[type, Callable[[Any], object]]:
+        """What is done about an effect; SetTimer depends on the core, some are for the tally and the journal alone."""
+        exchange = self.exchange
+        return {
+            fx.RunSegment: self._compute,
+            fx.SendTasks: self._hand_over,
+            fx.Acknowledge: exchange.answer,
+            fx.SendReport: exchange.tell,
+            fx.SendThresholds: exchange.tell,
+            fx.SendPrices: exchange.tell,
+            fx.SendMeasurements: exchange.tell,
+            fx.SendResults: exchange.pass_on,
+            fx.DiscardPayloads: lambda effect: [self._payloads.pop(key, None) for key in effect.keys],
+            fx.Admit: self._admit,
+            fx.DeliverResults: lambda effect: self._tell(ev.ResultsArrived(effect.results)),
+            fx.SetThresholds: lambda e: self._arrived(ev.ThresholdsReceived(e.version, e.thresholds, None)),
+            fx.SetPrices: lambda effect: self._arrived(ev.PricesReceived(effect.prices, None)),
+            fx.DeliverMeasurements: lambda effect: self._tell(ev.MeasurementsArrived(effect.measurements)),
+            **({fx.SolvePrices: self._solver.ask} if self._solver else {}),
+            fx.Finish: lambda effect: self.ended.set(),
+        }
+
+    def _compute(self, effect: fx.RunSegment) -> None:
+        self._computer.submit(effect.k, effect.tasks, [self._payloads[task.key] for task in effect.tasks])
+
+    def _hand_over(self, effect: fx.SendTasks) -> None:
+        self.exchange.hand_over(effect, [self._payloads[task.key] for task in effect.tasks])
 
     def _admit(self, effect: fx.Admit) -> None:
         assert self._images is not None
         try:
             image = self._images.image(effect.data_id)
         except UnreadableImage as error:
-            self._events.append(("controller", ev.DatumUnreadable(effect.data_id, str(error))))
+            self._tell(ev.DatumUnreadable(effect.data_id, str(error)))
             return
-        task = Task(effect.data_id, effect.attempt, 1, image.nbytes)
+        task = Task(effect.data_id, effect.attempt, 1, image.nbytes, 0, effect.arm)
         self._payloads[task.key] = image
-        self._arrived(ev.TasksArrived((task,), None, 0))
+        self._admitted.append(task)

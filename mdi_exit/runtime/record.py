@@ -8,8 +8,9 @@ from pathlib import Path
 
 from mdi_exit.errors import UserError
 from mdi_exit.models.card import Card
-from mdi_exit.report import WorkerFacts
-from mdi_exit.tally import NodeSnapshot, NodeTally
+from mdi_exit.report_nodes import WorkerFacts
+from mdi_exit.snapshots import NodeSnapshot
+from mdi_exit.tally import NodeTally
 
 
 class RunAborted(UserError):

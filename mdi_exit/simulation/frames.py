@@ -9,15 +9,16 @@ from __future__ import annotations
 import numpy as np
 
 from mdi_exit.core import effects as fx
-from mdi_exit.core.types import Result, Task
-from mdi_exit.wire import LinkMessage, encode
+from mdi_exit.core.types import Result, Task, Verdict
+from mdi_exit.wire import LinkMessage, encode, pack
 
 _NUMBER, _SHARE = 1_000, 0.1  # of data, hand-overs: three bytes, as most are within a run
 _PAYLOAD = np.zeros(1 << 12, dtype=np.uint8)  # any: only how it is described counts
+VERDICT_BYTES = len(pack(Verdict(1, 1, _SHARE)))  # each one that goes with a task or a result takes so many more
 
 
 class FrameSizes:
-    """Bytes of frames, payloads left out; `name` stands for every worker's."""
+    """Bytes of frames, payloads and verdicts left out; `name` stands for every worker's."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
-import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from mdi_exit import assembly
 from mdi_exit.analysis.prices import price_solver
-from mdi_exit.config import Experiment
+from mdi_exit.config import Churn, Experiment
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import ExitReading
-from mdi_exit.devices import drawn_s
-from mdi_exit.errors import UserError
 from mdi_exit.journal import CoreName, Step
 from mdi_exit.models.card import Card
-from mdi_exit.report import WorkerFacts
-from mdi_exit.simulation.world import CONTROLLER, NO_FAULTS, Faults, Network, World, shapers
-from mdi_exit.tally import NodeTally
+from mdi_exit.report_nodes import WorkerFacts
+from mdi_exit.shaping import OwnMedium, Shaper
+from mdi_exit.simulation.links import NO_FAULTS, Faults, shapers
+from mdi_exit.simulation.times import SimulationError, Times
+from mdi_exit.simulation.world import CONTROLLER, Network, World
+from mdi_exit.tallies import NodeTally, tally_of
 from mdi_exit.trace import ExitTrace
 
+_LEAVING_LOOK_S = 0.05  # between looks whether a worker that leaves has nothing left
 DETECTED_S = 0.2  # from a worker's death to the others' hearing of it; Ray takes about as long for a process
 _LOOKS = 200  # times that progress is told of
-
-
-class SimulationError(UserError):
-    """An experiment that cannot be simulated as it was asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Churn:
-    """A worker dies, with all it holds, or is there again. A core knows no farewell: leaving is a crash too."""
-
-    at_s: float
-    worker: str
-    kind: Literal["crash", "restart"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +48,6 @@ def simulate(
     *,
     measured_s: Mapping[str, Sequence[float]] | None = None,
     faults: Faults = NO_FAULTS,
-    churn: Sequence[Churn] = (),
     observe: Callable[[Step], None] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> SimulationRecord:
@@ -69,7 +57,7 @@ def simulate(
     every step, `progress` the virtual time now and then. The same arguments give the same steps. Raises
     SimulationError for a worker whose times are not known, a trace of another number of exits, and impossible churn.
     """
-    simulation = Simulation(experiment, card, trace, measured_s or {}, faults, churn, observe)
+    simulation = Simulation(experiment, card, trace, measured_s or {}, faults, observe)
     whole_s = experiment.duration_s + experiment.drain_s
     looks = _LOOKS if progress else 1
     for look in range(1, looks + 1):
@@ -91,7 +79,6 @@ class Simulation:
         trace: ExitTrace,
         measured_s: Mapping[str, Sequence[float]],
         faults: Faults = NO_FAULTS,
-        churn: Sequence[Churn] = (),
         observe: Callable[[Step], None] | None = None,
     ) -> None:
         if trace.exits != experiment.exits:
@@ -103,24 +90,28 @@ class Simulation:
         self._current: dict[str, NodeTally] = {}  # of the last life
         self.notes: list[str] = []
         self._observe, self._version, self._planned = observe, 0, 0
-        self._times = _Times(experiment, card, measured_s)
+        self._times = times = Times(experiment, card, measured_s)
+        prices = price_solver(experiment, card, trace.payload_bytes)
+        self._media = {channel: OwnMedium() for channel in experiment.topology.channels()}
         names, source = experiment.topology.workers, experiment.topology.source
         self.world = World(
             {name: assembly.worker_core(experiment, card, name) for name in names},
             source,
             assembly.controller_core(experiment, card),
-            shapers(experiment.topology, experiment.seed),
-            self._network(),
+            self._links(0),
+            Network(self._readings(), times.draw_s, trace.payload_bytes, times.loop_s, prices),
             random.Random(f"{experiment.seed}/faults"),
             self._see,
         )
         self.world.faults = faults
         self._alive = dict.fromkeys(names)
+        self._leaving: dict[str, int] = {}  # since which version of the routes
         self._due: list[tuple[float, int, Callable[[], None]]] = []  # a heap of what the outside does
         for name in names:
             self._begin(name)
-        for change in churn:
-            self._plan(change)
+        acts = {"crash": self._crash, "leave": self._leave, "join": self._join}
+        for change in experiment.churn:
+            self._later(change.at_s, functools.partial(acts[change.kind], change))
         self._tell_routes(names)
         self.world.schedule(0.0, CONTROLLER, ev.AdmissionOpened())
         self.world.schedule(experiment.duration_s, CONTROLLER, ev.AdmissionClosed())
@@ -154,12 +145,8 @@ class Simulation:
 
     # ---- what a world asks and tells
 
-    def _network(self) -> Network:
-        experiment, payload_bytes = self.experiment, self.trace.payload_bytes
-        answered = (self._readings(), self._times.draw_s, payload_bytes)
-        if not experiment.offloading.uses_prices:
-            return Network(*answered)
-        return Network(*answered, price_solver(experiment, self.card, payload_bytes))
+    def _links(self, epoch: int) -> dict[tuple[str, str], Shaper]:
+        return shapers(self.experiment.topology, self.experiment.seed, self._media, epoch)
 
     def _readings(self) -> Callable[[int, int], ExitReading]:
         trace, experiment, rows = self.trace, self.experiment, len(self.trace)
@@ -189,36 +176,33 @@ class Simulation:
         """A life begins."""
         epoch = self.world.epochs[name]
         label_of = self.label if name == self.world.source else None
-        self.tallies[name, epoch] = self._current[name] = NodeTally(name, self.experiment.exits, label_of, epoch)
+        self.tallies[name, epoch] = self._current[name] = tally_of(self.experiment, name, label_of, epoch)
         self._times.begin(name, epoch)
         self._alive[name] = None
 
     def _tell_routes(self, names: Sequence[str]) -> None:
         """Let these workers know who is there, as the runtime's crew does."""
-        routes = assembly.routes_for(self.experiment, list(self._alive), self._version)
+        routes = assembly.routes_for(self.experiment, list(self._alive), self._version, self._leaving)
         for name in names:
             self.world.schedule(0.0, name, ev.RoutesChanged(routes[name]))
-
-    def _plan(self, change: Churn) -> None:
-        workers, source = self.experiment.topology.workers, self.world.source
-        if change.worker not in workers or change.worker == source or not 0 <= change.at_s < math.inf:
-            others = ", ".join(name for name in workers if name != source) or "nobody"
-            raise SimulationError(f"{change}: allowed: {others} (not the source), from second 0 on")
-        self._later(change.at_s, lambda: self._crash(change) if change.kind == "crash" else self._restart(change))
 
     def _later(self, at_s: float, act: Callable[[], None]) -> None:
         self._planned += 1
         heapq.heappush(self._due, (at_s, self._planned, act))
 
     def _crash(self, change: Churn) -> None:
-        name = change.worker
-        if name not in self.world.workers:
-            raise SimulationError(f"{change}: it is down already")
+        name = self._up(change)
         self._current[name].close(self.world.now)
         self.world.crash(name)
+        self._leaving.pop(name, None)
         epoch = self.world.epochs[name]
         self.notes.append(f"{name} was lost {change.at_s:.2f} s into the run")
         self._later(change.at_s + DETECTED_S, lambda: self._lose(name) if self._down(name, epoch) else None)
+
+    def _up(self, change: Churn) -> str:
+        if change.worker not in self.world.workers:
+            raise SimulationError(f"{change.worker}, {change.kind} at {change.at_s:g} s: it is down already")
+        return change.worker
 
     def _down(self, name: str, epoch: int) -> bool:
         return name in self._alive and self.world.epochs[name] == epoch and name not in self.world.workers
@@ -230,49 +214,46 @@ class Simulation:
         self._tell_routes(list(self._alive))
         self.world.schedule(0.0, CONTROLLER, ev.WorkerLost(name))
 
-    def _restart(self, change: Churn) -> None:
+    def _leave(self, change: Churn) -> None:
+        """From now on nobody gives it tasks; it goes when it has none."""
+        name = self._up(change)
+        self._version += 1
+        self._leaving[name] = self._version
+        self._tell_routes(list(self._alive))
+        self.world.schedule(0.0, CONTROLLER, ev.WorkerLeft(name))
+        self._later(change.at_s + _LEAVING_LOOK_S, functools.partial(self._look_whether_gone, name, self._version))
+
+    def _look_whether_gone(self, name: str, since: int) -> None:
+        world = self.world
+        if self._leaving.get(name) != since:
+            return
+        if world.expects_tasks(name):
+            self._later(world.now + _LEAVING_LOOK_S, functools.partial(self._look_whether_gone, name, since))
+            return
+        self._current[name].close(world.now)
+        world.leave(name)
+        del self._leaving[name], self._alive[name]
+        self._version += 1
+        self._tell_routes(list(self._alive))
+        self.notes.append(f"{name} left {world.now:.2f} s into the run")
+
+    def _join(self, change: Churn) -> None:
         """A next life: it learns of the others before they do of it, so that it lets them in."""
         name = change.worker
-        if name in self.world.workers:
-            raise SimulationError(f"{change}: it is up already")
+        if name in self.world.workers and name not in self._leaving:
+            raise SimulationError(f"{change.worker}, {change.kind} at {change.at_s:g} s: it is up already")
+        if self._leaving.pop(name, None) is not None:
+            self._version += 1
+            self._tell_routes(list(self._alive))
+            self.world.schedule(0.0, CONTROLLER, ev.WorkerJoined(name))
+            self.notes.append(f"{name} stayed {change.at_s:.2f} s into the run")
+            return
         if name in self._alive:
             self._lose(name)
         epoch = self.world.epochs[name]
-        self.world.restart(name, assembly.worker_core(self.experiment, self.card, name, epoch))
+        self.world.restart(name, assembly.worker_core(self.experiment, self.card, name, epoch), self._links(epoch))
         self._begin(name)
         self._version += 1
         self._tell_routes([name, *(other for other in self._alive if other != name)])
         self.world.schedule(0.0, CONTROLLER, ev.WorkerJoined(name))
         self.notes.append(f"{name} was back {change.at_s:.2f} s into the run")
-
-
-class _Times:
-    """How long computations take: drawn as a paced worker draws them, each life from a generator of its own."""
-
-    def __init__(self, experiment: Experiment, card: Card, measured_s: Mapping[str, Sequence[float]]) -> None:
-        self._experiment = experiment
-        self._segment_s: dict[str, tuple[float, ...]] = {}
-        self._spread: dict[str, float] = {}
-        self._rng: dict[str, random.Random] = {}
-        for name in experiment.topology.workers:
-            profile = experiment.devices[name]
-            if name in measured_s:
-                seconds, spread = tuple(measured_s[name]), 0.0
-                if len(seconds) != experiment.exits or min(seconds) <= 0:
-                    raise SimulationError(f"{name}: measured times {seconds}; allowed: {experiment.exits} above 0")
-            elif profile is not None:
-                seconds, spread = profile.seconds(card.model.architecture, card.model.image_size), profile.spread
-            else:
-                raise SimulationError(
-                    f"{name}: has no device profile, so how long it computes is not known; allowed: a profile for "
-                    "every worker, such as --set devices=jetson-nano"
-                )
-            self._segment_s[name], self._spread[name] = seconds, spread
-
-    def begin(self, name: str, epoch: int) -> None:
-        """A life begins, with draws of its own."""
-        self._rng[name] = random.Random(f"{self._experiment.seed}/pace {name}/{epoch}")
-
-    def draw_s(self, name: str, k: int, tasks: int) -> float:
-        """Seconds that this worker now takes for so many tasks of segment k."""
-        return drawn_s(self._segment_s[name][k - 1], tasks, self._spread[name], self._rng[name])

@@ -10,44 +10,19 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.controller import ControllerCore
-from mdi_exit.core.types import NO_PRICES, ExitReading, Prices, Task
+from mdi_exit.core.types import ExitReading, Prices, Task
 from mdi_exit.core.worker import WorkerCore
-from mdi_exit.shaping import OwnMedium, Shaper
-from mdi_exit.simulation.frames import FrameSizes, header_bytes
-from mdi_exit.topology import Topology
+from mdi_exit.shaping import Shaper
+from mdi_exit.simulation.frames import VERDICT_BYTES, FrameSizes, header_bytes
+from mdi_exit.simulation.links import NO_FAULTS
 
 CONTROLLER: Final = "(controller)"  # the node that it is; no worker may be called so
-
-
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """What a network may do to frames beside what its links' shapes say; TCP would hide it from a real worker."""
-
-    loss: float = 0.0  # probability that a frame vanishes for good
-    duplication: float = 0.0  # probability that it arrives twice
-    jitter_s: float = 0.0  # a further delay, uniform up to this; frames may overtake each other
-
-
-NO_FAULTS = Faults()
-
-
-def shapers(topology: Topology, seed: int) -> dict[tuple[str, str], Shaper]:
-    """Both directions of every link (answers flow against a one-way link); those on one radio channel share it."""
-    media = {channel: OwnMedium() for channel in topology.channels()}
-    shapes = {(link.a, link.b): link.shape for link in topology.links}
-    shapes.update({(link.b, link.a): link.shape for link in topology.links if not link.one_way})
-    for link in topology.links:  # against a one-way link, unless another one leads that way
-        shapes.setdefault((link.b, link.a), link.shape)
-    return {
-        (a, b): Shaper(shape, random.Random(f"{seed}/link {a} {b}/0"), media.get(shape.channel or ""))
-        for (a, b), shape in shapes.items()
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +47,8 @@ class Network:
     reading: Callable[[int, int], ExitReading]  # of (data_id, k), the same whenever it is asked
     compute_s: Callable[[str, int, int], float]  # seconds that (worker, k, tasks) take; drawn anew each time
     payload_bytes: tuple[int, ...]  # of a_k, k = 0..K
-    prices: Callable[[fx.SolvePrices], Prices] = lambda asked: NO_PRICES
-
-
-def _see_nothing(now: float, node: str, event: ev.Event, effects: list[Any]) -> None:
-    return None
+    loop_s: Callable[[str, ev.Event, list[Any]], float]  # seconds that a worker's step (event, effects) takes of it
+    prices: Callable[[fx.SolvePrices], Prices]
 
 
 class World:
@@ -90,7 +62,7 @@ class World:
         links: Mapping[tuple[str, str], Shaper],
         network: Network,
         rng: random.Random,
-        observe: Callable[[float, str, ev.Event, list[Any]], None] = _see_nothing,
+        observe: Callable[[float, str, ev.Event, list[Any]], None],
     ) -> None:
         """`observe` sees every step: (now, worker or CONTROLLER, event, effects), before the effects are done.
 
@@ -106,27 +78,34 @@ class World:
         self.finished = False
         self._network, self._rng, self._observe = network, rng, observe
         self._sizes = FrameSizes(max(workers, key=len))
-        self._heap: list[tuple[float, int, str, int, Any]] = []  # the last is a _Scheduled
+        # (time, sequence, node, epoch, event, who sent it); the event is a _Scheduled
+        self._heap: list[tuple[float, int, str, int, Any, str]] = []
         self._sequence = 0
         self._timers: dict[tuple[str, str], int] = {}  # (node, name) -> sequence of the valid one
         self._fired: dict[str, ev.TimerFired] = {}  # by name: they are all alike
         self._sent_s: dict[tuple[str, str, int], float] = {}  # hand-overs not yet acknowledged
-        self._perform: dict[type, Callable[[str, Any], None]] = {
+        # Until when a worker is busy with what its steps take, and what they have taken since its computation began, or
+        # since the last one ended.
+        self._busy_s, self._taken_s, self._beside_s = dict[str, float](), dict[str, float](), dict[str, float]()
+        self._admitted: list[Task] = []  # in the present step of the controller
+        self._perform: dict[type, Callable[[str, Any], object]] = {
             fx.RunSegment: self._compute,
             fx.SendTasks: self._send_tasks,
-            fx.Acknowledge: self._acknowledge,
             fx.SendResults: self._send_results,
-            fx.SendReport: self._send_report,
-            fx.SendThresholds: self._send_thresholds,
-            fx.SendPrices: self._send_prices,
-            fx.SendMeasurements: self._send_measurements,
-            fx.DeliverMeasurements: self._deliver_measurements,
+            fx.Acknowledge: lambda n, e: self._tell(n, e, _AcknowledgementArrived(n, e), self._sizes.told(e)),
+            fx.SendReport: lambda n, e: self._tell(n, e, ev.ReportReceived(e.report), self._sizes.told(e)),
+            fx.SendThresholds: lambda n, e: self._tell(n, e, ev.ThresholdsReceived(e.version, e.thresholds, n)),
+            fx.SendPrices: lambda n, e: self._tell(n, e, ev.PricesReceived(e.prices, n)),
+            fx.SendMeasurements: lambda n, e: self._tell(n, e, ev.MeasurementsArrived(e.measurements)),
             fx.SetTimer: self._set_timer,
-            fx.DeliverResults: self._deliver_results,
             fx.Admit: self._admit,
-            fx.SetThresholds: self._set_thresholds,
-            fx.SolvePrices: self._solve_prices,
-            fx.SetPrices: self._set_prices,
+            fx.SetThresholds: lambda n, e: self._at(
+                self.now, source, ev.ThresholdsReceived(e.version, e.thresholds, None)
+            ),
+            fx.SetPrices: lambda n, e: self._at(self.now, source, ev.PricesReceived(e.prices, None)),
+            fx.DeliverResults: lambda n, e: self._at(self.now, CONTROLLER, ev.ResultsArrived(e.results)),
+            fx.DeliverMeasurements: lambda n, e: self._at(self.now, CONTROLLER, ev.MeasurementsArrived(e.measurements)),
+            fx.SolvePrices: lambda n, e: self._at(self.now, CONTROLLER, ev.PricesSolved(network.prices(e))),
             fx.Finish: self._finish,
         }  # the others are for whoever observes
 
@@ -136,17 +115,17 @@ class World:
         """Deliver `event` to a worker or CONTROLLER after `delay_s`; return its sequence number."""
         return self._at(self.now + delay_s, node, event)
 
-    def _at(self, time_s: float, node: str, event: _Scheduled) -> int:
+    def _at(self, time_s: float, node: str, event: _Scheduled, sender: str = "") -> int:
         self._sequence += 1
-        heapq.heappush(self._heap, (time_s, self._sequence, node, self.epochs[node], event))
+        heapq.heappush(self._heap, (time_s, self._sequence, node, self.epochs[node], event, sender))
         return self._sequence
 
     def run(self, until_s: float, stop_when_finished: bool = False) -> None:
         """Handle everything scheduled up to `until_s`, and stand there; or where the controller finished."""
         heap, epochs, timers, pop = self._heap, self.epochs, self._timers, heapq.heappop
         while heap and heap[0][0] <= until_s and not (stop_when_finished and self.finished):
-            self.now, sequence, node, epoch, event = pop(heap)
-            if epoch != epochs[node]:
+            self.now, sequence, node, epoch, event, sender = pop(heap)
+            if epoch != epochs[node] or (self._busy_s and (event := self._in_turn(node, event, sender)) is None):
                 continue
             kind = type(event)
             if kind is ev.TimerFired:
@@ -159,15 +138,46 @@ class World:
         if not (stop_when_finished and self.finished):
             self.now = max(self.now, until_s)
 
+    def _in_turn(self, node: str, event: Any, sender: str) -> Any:
+        """Put off what a link brings, or a computation's end, until a worker has time for it: None, or the event.
+
+        One server: what its steps take goes before its computing, which ends as much later.
+        """
+        late_s = 0.0
+        if type(event) is ev.SegmentDone and (beside_s := self._beside_s.pop(node, 0.0)):
+            late_s, event = self._taken_s.pop(node, 0.0), replace(event, beside_s=event.beside_s + beside_s)
+        free_s = max(self.now + late_s, self._busy_s.get(node, 0.0))
+        if free_s > self.now and (sender or type(event) in (ev.SegmentDone, _TransferTimedOut)):
+            self._at(free_s, node, event, sender)
+            return None
+        return event
+
+    def expects_tasks(self, node: str) -> bool:
+        """Whether a worker holds anything, or tasks are on their way to it."""
+        coming = (entry[2] == node and isinstance(entry[4], ev.TasksArrived) for entry in self._heap)
+        return not self.workers[node].idle or any(coming)
+
     def crash(self, node: str) -> None:
-        """Take a worker away with all it holds."""
+        """Take a worker away with all it holds, and with what it has sent and is not there yet.
+
+        As a process does that dies: what a shaped link holds back is in its memory.
+        """
+        self._heap[:] = [entry for entry in self._heap if entry[-1] != node]
+        heapq.heapify(self._heap)
+        self.leave(node)
+
+    def leave(self, node: str) -> None:
+        """Take a worker away; what it has sent arrives."""
         self.epochs[node] += 1
         del self.workers[node]
+        for times_s in (self._busy_s, self._taken_s, self._beside_s):
+            times_s.pop(node, None)
         self._sent_s = {key: sent_s for key, sent_s in self._sent_s.items() if key[0] != node}
 
-    def restart(self, node: str, core: WorkerCore) -> None:
-        """Bring a worker back with a fresh core; it still needs its RoutesChanged."""
+    def restart(self, node: str, core: WorkerCore, links: Mapping[tuple[str, str], Shaper]) -> None:
+        """Bring a worker back with a fresh core and fresh links from it; it still needs its RoutesChanged."""
         self.workers[node] = core
+        self.links.update({way: shaper for way, shaper in links.items() if way[0] == node})
 
     def _handle(self, node: str, event: Any) -> None:
         if (core := self.workers.get(node)) is not None:
@@ -179,11 +189,18 @@ class World:
         else:
             return
         self.handled += 1
+        if taken_s := self._network.loop_s(node, event, effects):
+            self._busy_s[node] = max(self.now, self._busy_s.get(node, 0.0)) + taken_s
+            self._taken_s[node] = self._taken_s.get(node, 0.0) + taken_s
+            self._beside_s[node] = self._beside_s.get(node, 0.0) + taken_s
         self._observe(self.now, node, event, effects)
         perform = self._perform
         for effect in effects:
             if (do := perform.get(type(effect))) is not None:
                 do(node, effect)
+        if self._admitted:
+            self._at(self.now, self.source, ev.TasksArrived(tuple(self._admitted), None, 0))
+            self._admitted.clear()
         if node == self.source and self.controller.watches(self.workers[node]):
             self._handle(CONTROLLER, self.workers[node].observe())
 
@@ -193,45 +210,26 @@ class World:
         k, tasks, network = effect.k, effect.tasks, self._network
         duration_s = network.compute_s(node, k, len(tasks))
         readings = tuple([network.reading(task.data_id, k) for task in tasks])
-        self._at(self.now + duration_s, node, ev.SegmentDone(k, tasks, readings, network.payload_bytes[k], duration_s))
+        begins_s, self._taken_s[node] = max(self.now, self._busy_s.get(node, 0.0)), 0.0
+        self._at(begins_s + duration_s, node, ev.SegmentDone(k, tasks, readings, network.payload_bytes[k], duration_s))
 
     def _send_tasks(self, node: str, effect: fx.SendTasks) -> None:
         to, tasks, transfer_id = effect.to, effect.tasks, effect.transfer_id
-        size_bytes = self._sizes.tasks(len(tasks))
+        size_bytes, shape = self._sizes.tasks(len(tasks)), self.links[node, to].shape
         for task in tasks:
-            size_bytes += task.payload_bytes
+            size_bytes += shape.travels_bytes(task.k, task.payload_bytes) + VERDICT_BYTES * len(task.seen)
         arrives_s = self._transmit(node, to, size_bytes, ev.TasksArrived(tasks, node, transfer_id))
         self._sent_s[node, to, transfer_id] = self.now
-        patience_s = self.links[node, to].shape.answer_within_s(size_bytes, arrives_s)
-        self._at(arrives_s + patience_s, node, _TransferTimedOut(to, transfer_id))
-
-    def _acknowledge(self, node: str, effect: fx.Acknowledge) -> None:
-        self._transmit(node, effect.to, self._sizes.told(effect), _AcknowledgementArrived(node, effect))
+        patience_s = shape.answer_within_s(size_bytes, arrives_s)
+        self._at(arrives_s + patience_s, node, _TransferTimedOut(to, transfer_id))  # its own: the epoch ends it
 
     def _send_results(self, node: str, effect: fx.SendResults) -> None:
-        self._transmit(node, effect.to, self._sizes.results(len(effect.results)), ev.ResultsArrived(effect.results))
+        verdicts = sum([len(result.seen) for result in effect.results])
+        size_bytes = self._sizes.results(len(effect.results)) + VERDICT_BYTES * verdicts
+        self._transmit(node, effect.to, size_bytes, ev.ResultsArrived(effect.results))
 
-    def _send_report(self, node: str, effect: fx.SendReport) -> None:
-        self._transmit(node, effect.to, self._sizes.told(effect), ev.ReportReceived(effect.report))
-
-    def _send_thresholds(self, node: str, effect: fx.SendThresholds) -> None:
-        news = ev.ThresholdsReceived(effect.version, effect.thresholds, node)
-        self._transmit(node, effect.to, header_bytes(effect), news)
-
-    def _send_prices(self, node: str, effect: fx.SendPrices) -> None:
-        self._transmit(node, effect.to, header_bytes(effect), ev.PricesReceived(effect.prices, node))
-
-    def _send_measurements(self, node: str, effect: fx.SendMeasurements) -> None:
-        self._transmit(node, effect.to, header_bytes(effect), ev.MeasurementsArrived(effect.measurements))
-
-    def _deliver_measurements(self, node: str, effect: fx.DeliverMeasurements) -> None:
-        self._at(self.now, CONTROLLER, ev.MeasurementsArrived(effect.measurements))
-
-    def _solve_prices(self, node: str, effect: fx.SolvePrices) -> None:
-        self._at(self.now, CONTROLLER, ev.PricesSolved(self._network.prices(effect)))
-
-    def _set_prices(self, node: str, effect: fx.SetPrices) -> None:
-        self._at(self.now, self.source, ev.PricesReceived(effect.prices, None))
+    def _tell(self, node: str, effect: Any, event: _Scheduled, size_bytes: int = 0) -> None:
+        self._transmit(node, effect.to, size_bytes or header_bytes(effect), event)
 
     def _set_timer(self, node: str, effect: fx.SetTimer) -> None:
         name = effect.name
@@ -239,15 +237,8 @@ class World:
             event = self._fired[name] = ev.TimerFired(name)
         self._timers[node, name] = self._at(self.now + effect.delay_s, node, event)
 
-    def _deliver_results(self, node: str, effect: fx.DeliverResults) -> None:
-        self._at(self.now, CONTROLLER, ev.ResultsArrived(effect.results))
-
     def _admit(self, node: str, effect: fx.Admit) -> None:
-        task = Task(effect.data_id, effect.attempt, 1, self._network.payload_bytes[0])
-        self._at(self.now, self.source, ev.TasksArrived((task,), None, 0))
-
-    def _set_thresholds(self, node: str, effect: fx.SetThresholds) -> None:
-        self._at(self.now, self.source, ev.ThresholdsReceived(effect.version, effect.thresholds, None))
+        self._admitted.append(Task(effect.data_id, effect.attempt, 1, self._network.payload_bytes[0], 0, effect.arm))
 
     def _finish(self, node: str, effect: fx.Finish) -> None:
         self.finished = True
@@ -260,11 +251,11 @@ class World:
         self.bytes_sent[node] += size_bytes
         faults = self.faults
         if faults is NO_FAULTS:
-            self._at(arrives_s, to, event)
+            self._at(arrives_s, to, event, node)
             return arrives_s
         copies = 0 if self._rng.random() < faults.loss else 1 + (self._rng.random() < faults.duplication)
         for _ in range(copies):
-            self._at(arrives_s + self._rng.random() * faults.jitter_s, to, event)
+            self._at(arrives_s + self._rng.random() * faults.jitter_s, to, event, node)
         return arrives_s
 
     def _translate(self, node: str, event: _Scheduled) -> ev.Event | None:

@@ -32,7 +32,7 @@ from mdi_exit.softmax import log_softmax
 from mdi_exit.training import console, guarantee, plots
 from mdi_exit.training.evaluate import accuracies, calibration_errors, exit_logits
 from mdi_exit.training.record import payload_bytes
-from mdi_exit.training.split import data_sum, stratified_split
+from mdi_exit.training.split import stratified_split, training_split
 
 # exp(+-3): a temperature beyond 20 or below a twentieth means the exit has learnt nothing
 _LOG_TEMPERATURE_MAX = 3.0
@@ -93,7 +93,9 @@ def run_calibration(options: CalibrateOptions) -> Card:
     figures = figures_of(card, f"{words}; temperatures fitted to these", fitted.logits, fitted.label)
     card = dataclasses.replace(card, validation=figures)
     if options.wish is not None:
-        promise = guarantee.promise(others, temperatures, options.wish, f"{words}; no temperature fitted to these")
+        thresholds = guarantee.sequence_for(options.wish, fitted, temperatures)
+        about = f"{words}; no temperature fitted to these"
+        promise = guarantee.promise(others, temperatures, options.wish, thresholds, about)
         card = dataclasses.replace(card, promise=promise)
     test = None if options.test is None else _test_logits(network, card, options.test)
     if options.test is not None and test is not None:
@@ -122,14 +124,15 @@ def _tell(options: CalibrateOptions, card: Card, weights: Path, names: Sequence[
             print(
                 f"On the test images, which had no part in the choice: {guarantee.outcome(made.against, share, exits)}."
             )
-        run += ["--set", f"thresholds={made.thresholds[0]:g}"]
+        chosen = guarantee.as_words(made.thresholds)
+        run += ["--set", f"thresholds={chosen[0] if len(chosen) == 1 else '[' + ', '.join(chosen) + ']'}"]
     print(f"Results in {options.out}: {', '.join(names)}")
     tracing = ["trace", weights, "--data", options.test or "OTHER-IMAGES", "--out", options.out / "trace.npz"]
     console.show_next(run, tracing)
 
 
 def _parts(held: Logits, seed: int, wish: guarantee.Wish | None) -> tuple[Logits, Logits]:
-    """What to fit temperatures to, and what to choose thresholds on; all of it where nothing is to be promised."""
+    """What to fit temperatures to and seek thresholds on, and what to choose on; all where nothing is promised."""
     if wish is None:
         return held, held
     parts = stratified_split(held.label, 1 - guarantee.FIT_SHARE, seed)
@@ -273,18 +276,10 @@ def _held_out(options: CalibrateOptions, card: Card) -> tuple[NDArray[np.uint8],
     console.require_classes(card, classes, options.data)
     if options.separate:
         return images, labels
-    if len(labels) != card.data_images:
-        raise UserError(
-            f"{options.data}: has {len(labels)} images, the checkpoint was trained on data with {card.data_images}; "
-            "give the training data, whose held-out part is used, or --separate with other images"
-        )
-    if card.data_sum and card.data_sum != (found := data_sum(images, labels)):
-        raise UserError(
-            f"{options.data}: other images or labels than those that were split for the training (sum {found}, the "
-            f"card says {card.data_sum}), so what was held out cannot be told; give the training data, or --separate "
-            "with other images"
-        )
+    try:
+        _, held = training_split(card, images, labels, options.data)
+    except UserError as error:
+        raise UserError(f"{error}, or other images with --separate") from error
     if options.seed is not None and options.seed != card.seed:
         raise UserError(f"--seed {options.seed}: the held-out part is that of the training's seed, {card.seed}")
-    _, held = stratified_split(labels, card.validation_share, card.seed)
     return images[held], labels[held]

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from mdi_exit import outputs
+from mdi_exit.channel import Channel, identity_over, received
 from mdi_exit.devices import load_device
+from mdi_exit.errors import UserError
 from mdi_exit.models import checkpoint
+from mdi_exit.models.analog import AnalogBottleneck
 from mdi_exit.models.card import Card
 from mdi_exit.models.files import weights_path
 from mdi_exit.models.multi_exit import MultiExitNetwork
+from mdi_exit.shaping import Shape
 from mdi_exit.softmax import entropy, log_softmax
 from mdi_exit.trace import ExitTrace
 from mdi_exit.training import console
@@ -36,13 +42,26 @@ class TraceOptions:
     seed: int
     device: str
     threads: int
+    snr_db: float | None = None
+    fading: str = "none"
+
+    @property
+    def channel(self) -> Channel | None:
+        """Over which the code of an analog link is sent; None when it arrives as it was sent."""
+        try:
+            return Shape(snr_db=self.snr_db, fading=self.fading).noise
+        except ValueError as error:
+            raise UserError(f"--snr-db {self.snr_db} --fading {self.fading}: {error}") from error
 
 
 def run_trace(options: TraceOptions) -> ExitTrace:
     """Record the trace of a checkpoint on a data set, or on a random part of it, and write it to `out`."""
+    channel = options.channel
     device = console.prepare_device(options.device, options.threads)
     outputs.check_file(options.out)
     network, card = checkpoint.load(options.checkpoint)
+    if channel is not None and card.model.analog is None:
+        raise UserError(f"--snr-db {options.snr_db:g}: {options.checkpoint} has no analog link, so nothing is sent")
     images, labels, classes = console.load_arrays(options.data, card.model.image_size, "test")
     console.require_classes(card, classes, options.data)
     trained_on = bool(card.data_sum) and card.data_sum == data_sum(images, labels)
@@ -51,7 +70,9 @@ def run_trace(options: TraceOptions) -> ExitTrace:
         images, labels = images[np.sort(chosen)], labels[np.sort(chosen)]
     with console.progress_bar() as bar:
         task = bar.add_task("recording", total=len(labels))
-        trace = record(network.to(device), card, images, labels, lambda done: bar.update(task, completed=done))
+        with noisy(network.to(device), card, channel, options.seed):
+            trace = record(network, card, images, labels, lambda done: bar.update(task, completed=done))
+        trace = dataclasses.replace(trace, card=card.identity + identity_over(channel))
     with outputs.writing(options.out):
         trace.save(options.out)
     shares = ", ".join(f"{100 * share:.2f} %" for share in trace.accuracy())
@@ -76,7 +97,32 @@ def _next(options: TraceOptions, card: Card) -> list[list[object]]:
     known = load_device("jetson-nano", Path(), Place("trace")).segment_s
     if f"{card.model.architecture}@{card.model.image_size}" not in known:
         return [running]
+    if options.snr_db is not None:
+        noise = ["--set", f"links.snr_db={options.snr_db:g}", "--set", f"links.fading={options.fading}"]
+        return [["simulate", "noisy-channel", "--set", f"model={model}", *noise, "--trace", options.out]]
     return [["simulate", "find-rate", "--set", f"model={model}", "--trace", options.out], running]
+
+
+@contextmanager
+def noisy(network: MultiExitNetwork, card: Card, channel: Channel | None, seed: int) -> Iterator[None]:
+    """Within, what the analog link's decoder takes has crossed the channel, each datum a transmission of its own."""
+    if channel is None:
+        yield
+        return
+    assert card.model.analog is not None
+    generator = np.random.default_rng(seed)
+
+    def hear(module: nn.Module, codes: tuple[Tensor]) -> Tensor:
+        snr_db = channel.draw_snr_db(len(codes[0]), generator)
+        return torch.from_numpy(received(codes[0].cpu().numpy(), snr_db, generator)).to(codes[0].device)
+
+    link = network.bottlenecks[str(card.model.analog.cut)]
+    assert isinstance(link, AnalogBottleneck)
+    hook = link.decoder.register_forward_pre_hook(hear)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def record(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdi_exit.errors import UserError
+from mdi_exit.models.card import Card
 
 
 def data_sum(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
@@ -33,3 +34,15 @@ def stratified_split(labels: NDArray[np.int64], share: float, seed: int) -> tupl
     if len(validation) == 0:
         raise UserError(f"{len(labels)} images are too few to hold any out: a class needs at least 2")
     return np.setdiff1d(np.arange(len(labels)), validation), validation
+
+
+def training_split(
+    card: Card, images: NDArray[np.uint8], labels: NDArray[np.int64], source: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices (trained on, held out) of the data that a network was trained on; UserError if `source` is other data."""
+    if len(labels) != card.data_images or (card.data_sum and card.data_sum != data_sum(images, labels)):
+        raise UserError(
+            f"{source}: its {len(labels)} images are not the {card.data_images} that the network was trained on, so "
+            "what was held out cannot be told; allowed: its training data"
+        )
+    return stratified_split(labels, card.validation_share, card.seed)

@@ -23,6 +23,7 @@ from mdi_exit import outputs
 from mdi_exit.errors import UserError
 from mdi_exit.jsonfile import write_json
 from mdi_exit.machine import command_line, machine
+from mdi_exit.models import elasticbert
 from mdi_exit.models.multi_exit import MultiExitNetwork
 from mdi_exit.models.text import PADDING, UNKNOWN, TextConfig, Vocabulary, text_transformer
 from mdi_exit.softmax import entropy, log_softmax
@@ -30,7 +31,10 @@ from mdi_exit.trace import SUFFIX, ExitTrace
 from mdi_exit.training import console, optimise
 from mdi_exit.training.calibrate import fit_temperatures
 from mdi_exit.training.evaluate import accuracies, exit_logits
-from mdi_exit.training.record import payload_bytes
+from mdi_exit.training.record import TraceOptions, payload_bytes
+
+_TOKENS_MAX = 128  # of a sentence, as ElasticBERT's and SplitEE's scripts have it; what is longer is cut
+_BATCH = 64  # sentences at once: a BERT's features are large
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,20 +163,66 @@ def _shown(tokens: Tensor, options: TextTraining, generator: torch.Generator) ->
 
 def record_text(trained: Trained, sentences: Sentences, classes: tuple[str, ...]) -> ExitTrace:
     """What every exit says about every sentence, temperatures applied. Payloads are those of the longest input."""
-    tokens = torch.from_numpy(trained.vocabulary.encode(sentences.texts, trained.config.tokens))
-    logits = exit_logits(trained.network, tokens)
-    shares = [log_softmax(each, heat) for each, heat in zip(logits, trained.temperatures, strict=True)]
-    content = b"".join(tensor.numpy().tobytes() for tensor in trained.network.state_dict().values())
-    heat = ",".join(f"{temperature:.4f}" for temperature in trained.temperatures)
+    tokens = trained.vocabulary.encode(sentences.texts, trained.config.tokens)
+    return _record(trained.network, "text_transformer", tokens, sentences.labels, trained.temperatures, classes)
+
+
+def _record(
+    network: MultiExitNetwork,
+    name: str,
+    tokens: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    temperatures: tuple[float, ...],
+    classes: tuple[str, ...],
+    progress: Callable[[int], None] | None = None,
+    batch_size: int = 250,
+) -> ExitTrace:
+    inputs = torch.from_numpy(tokens)
+    logits = exit_logits(network, inputs, batch_size, progress)
+    shares = [log_softmax(each, heat) for each, heat in zip(logits, temperatures, strict=True)]
+    content = hashlib.sha256()
+    for tensor in network.state_dict().values():
+        content.update(tensor.cpu().numpy().tobytes())
+    heat = ",".join(f"{temperature:.4f}" for temperature in temperatures)
     return ExitTrace(
         confidence=np.stack([np.exp(each.max(axis=1)) for each in shares], axis=1).clip(0, 1).astype(np.float32),
         prediction=logits.argmax(axis=2).T.astype(np.int16),
         entropy=np.stack([entropy(each) for each in shares], axis=1).astype(np.float32),
-        label=sentences.labels.astype(np.int16),
-        payload_bytes=payload_bytes(trained.network, tokens[:1]),
+        label=labels.astype(np.int16),
+        payload_bytes=payload_bytes(network, inputs[:1]),
         classes=classes,
-        card=f"text_transformer-{hashlib.sha256(content).hexdigest()[:12]}@{heat}",
+        card=f"{name}-{content.hexdigest()[:12]}@{heat}",
     )
+
+
+def run_text_trace(options: TraceOptions) -> ExitTrace:
+    """Record the trace of an ElasticBERT-like checkpoint, a folder, on a file of labelled sentences.
+
+    Its exits keep temperature 1: nothing is known of what it was trained on. Raises UserError.
+    """
+    device = console.prepare_device(options.device, options.threads)
+    outputs.check_file(options.out)
+    loaded = elasticbert.load(options.checkpoint)
+    said = read_sentences(options.data)
+    if int(said.labels.max()) >= loaded.config.classes:
+        allowed = f"0 to {loaded.config.classes - 1}, the checkpoint's {', '.join(loaded.classes[:12])}"
+        raise UserError(f"{options.data}: has label {said.labels.max()}; allowed are {allowed}")
+    if options.images is not None and options.images < len(said.texts):
+        chosen = np.sort(np.random.default_rng(options.seed).permutation(len(said.texts))[: options.images])
+        said = Sentences(tuple(said.texts[row] for row in chosen), said.labels[chosen])
+    tokens = loaded.pieces.encode(said.texts, min(_TOKENS_MAX, loaded.config.tokens))
+    network = loaded.network.to(device)
+    with console.progress_bar() as bar:
+        task = bar.add_task("recording", total=len(tokens))
+        said_by = (network, "elasticbert", tokens, said.labels, (1.0,) * network.exits, loaded.classes)
+        trace = _record(*said_by, lambda done: bar.update(task, completed=done), _BATCH)
+    with outputs.writing(options.out):
+        trace.save(options.out)
+    shares = ", ".join(f"{100 * share:.2f} %" for share in trace.accuracy())
+    print(f"{options.out}: {len(trace)} sentences, {trace.exits} exits, accuracy {shares}")
+    layers = ", ".join(map(str, loaded.config.exits_after))
+    print(f"Exits after layers {layers} of {loaded.config.layers}; not calibrated.")
+    return trace
 
 
 def run_text_training(data: Path, out: Path, classes: tuple[str, ...], options: TextTraining) -> None:

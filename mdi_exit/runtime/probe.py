@@ -1,0 +1,264 @@
+"""What one worker measures of itself and of its links, in its own process, with what a run uses: its slices through the
+same runner (paced, if it stands for another device) and its links through the same sockets, keys and shaping.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import socket
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import numpy as np
+import psutil
+
+from mdi_exit.compute import SegmentRunner
+from mdi_exit.devices import Overhead, slice_name
+from mdi_exit.errors import UserError
+from mdi_exit.runtime import overhead
+from mdi_exit.runtime.life import Life
+from mdi_exit.runtime.links import Address, Links
+from mdi_exit.survey import available_bytes
+
+_WARM_UP, _PASSES_MIN, _PASSES_MAX = 2, 5, 400
+_ERRORS, _ALIKE = 3.0, 0.1  # a slice is unlike the sum of its segments by more standard errors, and a larger share
+_PINGS, _PING_BYTES = 15, 64
+_CHUNK_BYTES = 8_192  # first burst; each next one is four times as long, until one takes long enough
+_BURST_S, _BURST_MAX_BYTES, _MESSAGE_BYTES = 0.4, 32 << 20, 64 << 10
+_ANSWER_S = 60.0  # at the slowest: a first burst of 8 kB at 1.1 kbit/s
+_STEP_S = 0.02
+_PING, _PONG, _DATA, _LAST, _END = b"p", b"o", b"d", b"l", b"e"
+
+
+@dataclass(frozen=True, slots=True)
+class SliceTimes:
+    """How long a device takes for a datum, as one of a group of `group_max`.
+
+    Means, not medians: what now and then takes long costs throughput too.
+    """
+
+    slice_s: dict[str, float]  # "2-4": through segments 2 to 4, exits read; of slices that are not the sum of segments
+    segment_s: dict[int, float]
+    spread: float  # coefficient of variation of a segment's time, the mean over segments
+    available_bytes: int  # memory that was free before
+
+
+@dataclass(frozen=True, slots=True)
+class WayTimes:
+    """One direction of a link."""
+
+    round_trip_s: float
+    bandwidth_bps: float
+
+
+class Prober:
+    """A process that measures; Ray makes an actor of it. One call at a time."""
+
+    def __init__(self) -> None:
+        self._opened = ExitStack()
+        self._links: Links | None = None
+        self._life: Life | None = None
+
+    def address(self) -> str:
+        """The address by which the cluster knows this machine."""
+        import ray.util
+
+        utilities: Any = ray.util  # without annotations
+        return str(utilities.get_node_ip_address())
+
+    def free_bytes(self) -> int:
+        """Memory that is free here, also within a container."""
+        return available_bytes() or psutil.virtual_memory().available
+
+    def time_slices(self, life: Life, slices: Sequence[tuple[int, ...]], seconds: float) -> SliceTimes:
+        """Run each slice on its own, over and over, for its share of `seconds`; the longest slices first.
+
+        Raises UserError, and no subclass: it has to travel.
+        """
+        available = self.free_bytes()
+        rng = np.random.default_rng(life.experiment.seed)
+        group = life.experiment.worker_options[life.name].group_max
+        found: dict[tuple[int, ...], list[list[float]]] = {}
+        for hosted in sorted(slices, key=len, reverse=True):
+            placed = {**life.experiment.hosted, life.name: hosted}
+            within = dataclasses.replace(life, experiment=dataclasses.replace(life.experiment, hosted=placed))
+            try:
+                runner = within.runner()
+                found[hosted] = _passes(runner, hosted, group, seconds / len(slices), rng)
+            except UserError as error:
+                raise UserError(f"{life.name}: slice {slice_name(hosted)}: {error}") from None
+        return summary(found, available)
+
+    def time_runtime(self, life: Life, seconds: float) -> Overhead:
+        """See `overhead.measure`. Raises UserError, and no subclass: it has to travel."""
+        try:
+            return overhead.measure(life, seconds)
+        except UserError as error:
+            raise UserError(f"{life.name}: {error}") from None
+
+    # ---- links
+
+    def open_links(self, life: Life, host: str) -> Address:
+        """Listen as a worker of a run does. Raises UserError."""
+        self._life = life
+        bell, rope = socket.socketpair()
+        for end in (bell, rope):
+            self._opened.callback(end.close)
+        self._links = Links(life.name, host, life.port, life.experiment.runtime.encrypt, bell.fileno())
+        self._opened.callback(self._links.close)
+        self._shapers = life.shapers(self._opened, time.monotonic())
+        return self._links.address
+
+    def know(self, addresses: dict[str, Address]) -> None:
+        """Connect to these neighbours."""
+        assert self._links is not None
+        self._links.set_neighbours(addresses)
+
+    def answer(self, peer: str) -> bool:
+        """Answer a neighbour's pings and bursts until it says it is done; False when it never came."""
+        line = _Line(self, peer)
+        while (frame := line.receive()) is not None:
+            if frame[:1] == _PING or frame[:1] == _LAST:
+                line.send(_PONG * _PING_BYTES)
+            elif frame[:1] == _END:
+                return True
+        return False
+
+    def measure(self, peer: str) -> WayTimes | None:
+        """Measure the way to a neighbour that `answer`s meanwhile; None when it cannot be reached."""
+        line = _Line(self, peer)
+        if not line.up():
+            return None
+        trips: list[float] = []
+        for _ in range(_PINGS):
+            began_s = time.monotonic()
+            line.send(_PING * _PING_BYTES)
+            if line.receive() is None:
+                return None
+            trips.append(time.monotonic() - began_s)
+        round_trip_s, size_bytes = statistics.median(trips), _CHUNK_BYTES
+        while True:
+            took_s = line.burst(size_bytes)
+            if took_s is None:
+                return None
+            if took_s >= _BURST_S + round_trip_s or size_bytes >= _BURST_MAX_BYTES:
+                line.send(_END)
+                line.flush()
+                return WayTimes(round_trip_s, 8 * size_bytes / max(took_s - round_trip_s, 1e-6))
+            size_bytes *= 4
+
+    def close(self) -> None:
+        """Give ports and channels back."""
+        self._opened.close()
+
+
+class _Line:
+    """Frames to and from one neighbour, held back as its link's shaping says."""
+
+    def __init__(self, prober: Prober, peer: str) -> None:
+        assert prober._links is not None
+        self._links, self._peer, self._shaper = prober._links, peer, prober._shapers.get(peer)
+        self._held: list[tuple[float, int, bytes]] = []
+        self._count = 0
+
+    def up(self) -> bool:
+        until_s = time.monotonic() + _ANSWER_S
+        while self._peer in self._links.missing and time.monotonic() < until_s:
+            self._links.wait(_STEP_S)
+        return self._peer not in self._links.missing
+
+    def send(self, frame: bytes) -> None:
+        now, self._count = time.monotonic(), self._count + 1
+        release_s = now if self._shaper is None else self._shaper.release_s(len(frame), now)
+        if release_s is not None:  # one that a shaped link drops never comes; whoever waits for it gives up
+            heapq.heappush(self._held, (release_s, self._count, frame))
+        self._pump(now)
+
+    def receive(self) -> bytes | None:
+        """The next frame of the neighbour; None when none came for long."""
+        until_s = time.monotonic() + _ANSWER_S
+        while (now := time.monotonic()) < until_s:
+            self._pump(now)
+            message = self._links.receive()
+            if message is None:
+                due_s = self._held[0][0] - time.monotonic() if self._held else _STEP_S
+                self._rest(min(max(due_s, 0.0), _STEP_S))
+            elif message[0] == self._peer and message[1]:
+                return bytes(message[1][0])
+        return None
+
+    def _rest(self, within_s: float) -> None:
+        """Sockets are waited for in whole milliseconds; a frame that is due sooner is waited for more finely."""
+        if self._held and within_s < 0.002:
+            time.sleep(within_s)
+            self._links.wait(0)
+        else:
+            self._links.wait(within_s)
+
+    def burst(self, size_bytes: int) -> float | None:
+        """Seconds until the neighbour said that it has all of so many bytes; None when it does not."""
+        began_s, left = time.monotonic(), size_bytes
+        noise = Random(size_bytes).randbytes(min(left, _MESSAGE_BYTES) - 1)  # nothing on the way can make it smaller
+        while left > 0:
+            kind = _LAST if left <= _MESSAGE_BYTES else _DATA
+            self.send(kind + noise[: min(left, _MESSAGE_BYTES) - 1])
+            left -= _MESSAGE_BYTES
+        return None if self.receive() is None else time.monotonic() - began_s
+
+    def flush(self) -> None:
+        while self._held:
+            time.sleep(max(0.0, self._held[0][0] - time.monotonic()))
+            self._pump(time.monotonic())
+
+    def _pump(self, now: float) -> None:
+        while self._held and self._held[0][0] <= now:
+            self._links.send(self._peer, [heapq.heappop(self._held)[2]])
+
+
+def summary(found: Mapping[tuple[int, ...], Sequence[Sequence[float]]], available: int) -> SliceTimes:
+    """What passes through slices amount to; `found` holds for each slice the seconds of its segments in each pass.
+
+    A segment's mean is over the passes of all slices that hold it. A slice is told of where it takes another time than
+    its segments together, by more than chance makes it: a plan that chooses among slices would choose the luckiest.
+    """
+    parts: dict[int, list[float]] = {}
+    for hosted, passes in found.items():
+        for k, times in zip(hosted, zip(*passes, strict=True), strict=True):
+            parts.setdefault(k, []).extend(times)
+    means = {k: statistics.fmean(times) for k, times in sorted(parts.items())}
+    spreads = [statistics.pstdev(times) / means[k] for k, times in parts.items()]
+    whole: dict[str, float] = {}
+    for hosted, passes in found.items():
+        sums = [sum(row) for row in passes]
+        mean_s, together_s = statistics.fmean(sums), sum(means[k] for k in hosted)
+        chance_s = _ERRORS * statistics.pstdev(sums) / len(sums) ** 0.5
+        if abs(mean_s - together_s) > max(chance_s, _ALIKE * together_s):
+            whole[slice_name(hosted)] = mean_s
+    return SliceTimes(whole, means, min(2.0, statistics.fmean(spreads)), available)
+
+
+def _passes(runner: SegmentRunner, hosted: Sequence[int], group: int, seconds: float, rng: Any) -> list[list[float]]:
+    """Seconds per datum of each segment in each pass of `group` data through a slice."""
+    shape = (group, *runner.feature_shape(hosted[0] - 1))
+    image = rng.integers(0, 256, shape).astype(np.uint8)
+    first = image if hosted[0] == 1 else rng.standard_normal(shape).astype(np.float32)
+    passes: list[list[float]] = []
+    until_s = time.perf_counter() + seconds
+    for number in range(_WARM_UP + _PASSES_MAX):
+        batch, row = first, []
+        for k in hosted:
+            began_s = time.perf_counter()
+            _, feature = runner.run(k, batch)
+            row.append((time.perf_counter() - began_s) / group)
+            batch = feature if feature is not None else batch
+        if number >= _WARM_UP:
+            passes.append(row)
+        if time.perf_counter() > until_s and len(passes) >= _PASSES_MIN:
+            break
+    return passes

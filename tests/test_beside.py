@@ -1,0 +1,100 @@
+"""What handling tasks takes beside computing them: measured by the runtime, charged by the simulation, averaged."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mdi_exit.core import events as ev
+from mdi_exit.core.delays import Delays
+from mdi_exit.core.types import ExitReading, Task
+from mdi_exit.runtime.computer import Computed, Computer
+
+from .worlds import mesh_world
+
+TASK = Task(1, 0, 1, 100, 0)
+PAYLOAD = np.zeros((1,), np.float32)
+
+
+def burn(seconds: float) -> float:
+    """Use the processor for so long; return what this thread used."""
+    began_s = time.thread_time()
+    while time.thread_time() - began_s < seconds:
+        pass
+    return time.thread_time() - began_s
+
+
+class Busy:
+    """A SegmentRunner that computes for a given time."""
+
+    hosted, exits = (1, 2), 2
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def feature_shape(self, k: int) -> tuple[int, ...]:
+        return (1,)
+
+    def feature_bytes(self, k: int) -> int:
+        return 4
+
+    def run(self, k: int, batch: NDArray[Any]) -> tuple[list[ExitReading], NDArray[np.float32] | None]:
+        burn(self.seconds)
+        return [ExitReading(0.5, 0, 0.5)] * len(batch), np.zeros((len(batch), 1), np.float32)
+
+
+def test_a_tasks_share_is_of_all_that_were_handled_meanwhile() -> None:
+    delays = Delays(2, 0.5, 0.1)
+    delays.handled = 3  # came, or were sent
+    delays.computed(1, 1, 0, 0.01, 0.008)
+    assert delays.beside_s == pytest.approx(0.002)
+    delays.computed(1, 2, 0, 0.01, 0.008)
+    assert delays.beside_s == pytest.approx((0.002 + 0.004) / 2)
+
+
+def test_the_loop_is_charged_for_what_it_does_while_there_is_something_to_compute() -> None:
+    runner, done = Busy(), list[Computed]()
+    computer = Computer(runner, lambda: None)
+
+    def collected(take: Any) -> Computed:
+        count = len(done)
+        while len(done) == count:
+            time.sleep(0.001)
+            computer.collect(take)
+        return done[-1]
+
+    def taken(ended: Computed) -> None:
+        done.append(ended)
+
+    def follows(ended: Computed) -> None:
+        done.append(ended)
+        computer.submit(1, (TASK,), [PAYLOAD])
+
+    idle_s = burn(0.3)  # nothing waits to be computed
+    computer.submit(1, (TASK,), [PAYLOAD])
+    assert collected(follows).beside_s < idle_s
+    used_s = burn(0.05)
+    assert collected(taken).beside_s >= used_s
+    runner.seconds = 0.2
+    computer.submit(1, (TASK,), [PAYLOAD])
+    assert computer.busy_here, "a short segment is computed by the loop's thread"
+    assert collected(taken).beside_s < 0.2, "and is not what goes on beside it"
+    computer.stop(1.0)
+
+
+def test_a_simulated_worker_is_charged_for_every_step_once() -> None:
+    beside_s, steps = {"a": 0.0, "b": 0.0}, {"a": 0, "b": 0}
+
+    def observe(now: float, node: str, event: Any, effects: list[Any]) -> None:
+        if node in steps:
+            steps[node] += 1
+            beside_s[node] += event.beside_s if isinstance(event, ev.SegmentDone) else 0.0
+
+    world = mesh_world(2, step_s=0.001, observe=observe)
+    world.run(5.0)
+    for node, charged_s in beside_s.items():
+        assert steps[node] > 100 and 0.9 * 0.001 * steps[node] < charged_s <= 0.001 * steps[node]
