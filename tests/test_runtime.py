@@ -307,7 +307,7 @@ def test_a_killed_worker_loses_nothing_and_comes_back(cluster: Cluster, tmp_path
             os.kill(killed[0], signal.SIGKILL)
 
     limits = {"loss_grace_s": 0.5}
-    done = carry_out(cluster, tmp_path, kill, topology="3-node-mesh", limits=limits, duration_s=5.0, **BUSY)
+    done = carry_out(cluster, tmp_path, kill, topology="3-node-mesh", limits=limits, duration_s=10.0, **BUSY)
     assert killed and done.report["completed"] == done.report["offered"]
     assert any(progress.lost == ("n2",) for progress in done.seen)
     assert re.fullmatch(rf"n2 \(process {killed[0]}\) was lost [\d.]+ s into the run", done.record.notes[0])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import random
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -125,34 +124,34 @@ def test_links_on_one_channel_take_turns_and_their_latencies_do_not_count() -> N
 AIR = Shape(8_000.0, channel="air")  # a second for 1,000 bytes
 
 
-def _book(folder: Path, frames: int, booked: Connection) -> None:
-    """Book so many frames, say so, and keep them until the other end has gone."""
-    channel = RadioChannel(folder, "air")
-    for _ in range(frames):
-        channel.occupy(0.0, AIR, 1000)
-    booked.send(frames)
-    with contextlib.suppress(EOFError):
-        booked.recv()
+# Books so many frames, says so, and keeps them until the other end has gone. A program, not multiprocessing's: that
+# counts on a helper process of its own, which no test may be made to depend on.
+_BOOK = """
+import sys
+from pathlib import Path
+from mdi_exit.runtime.radio import RadioChannel
+from mdi_exit.shaping import Shape
+channel = RadioChannel(Path(sys.argv[1]), "air")
+for _ in range(int(sys.argv[2])):
+    channel.occupy(0.0, Shape(8_000.0, channel="air"), 1000)
+print(sys.argv[2], flush=True)
+sys.stdin.read()
+"""
 
 
 @contextlib.contextmanager
-def booking(folder: Path, frames: Sequence[int]) -> Iterator[list[SpawnProcess]]:
+def booking(folder: Path, frames: Sequence[int]) -> Iterator[list[subprocess.Popen[str]]]:
     """Processes that have each booked so many frames."""
-    context = multiprocessing.get_context("spawn")
-    pipes = [context.Pipe() for _ in frames]
-    started = []
-    for number, (_, theirs) in zip(frames, pipes, strict=True):
-        started.append(context.Process(target=_book, args=(folder, number, theirs)))
-        started[-1].start()
-        theirs.close()
+    words = [[sys.executable, "-c", _BOOK, str(folder), str(number)] for number in frames]
+    started = [subprocess.Popen(each, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for each in words]
     try:
-        assert [ours.recv() for ours, _ in pipes] == list(frames)
+        assert [process.stdout.readline() for process in started if process.stdout] == [
+            f"{number}\n" for number in frames
+        ]
         yield started
     finally:
-        for ours, _ in pipes:
-            ours.close()
         for process in started:
-            process.join(60)
+            process.communicate(timeout=60)
 
 
 def test_processes_share_a_channel_without_ever_booking_the_same_time(tmp_path: Path) -> None:
@@ -166,11 +165,11 @@ def test_what_a_killed_process_booked_is_free_again(tmp_path: Path) -> None:
     with contextlib.closing(RadioChannel(tmp_path, "air")) as channel, booking(tmp_path, [300]) as (first,):
         with booking(tmp_path, [500]) as (second,):
             second.kill()
-            second.join(60)
+            second.wait(60)
             assert channel.occupy(0.0, AIR, 1000) == 301
         with booking(tmp_path, [7]):
             first.kill()
-            first.join(60)
+            first.wait(60)
             assert channel.occupy(0.0, AIR, 1000) == 301 + 7 + 1
         assert channel.occupy(0.0, AIR, 1000) == 301 + 7 + 2
     assert (tmp_path / "air.channel").stat().st_size == 3 * 8  # the place of the dead was taken anew
