@@ -23,7 +23,7 @@ from mdi_exit.analysis.fluid import Array, FluidProblem, OptimumError
 
 PRICE_MAX = 1e6  # stands for no way at all; a dear way keeps its price, or the price of its links would exceed it
 _NOISE = 1e-6  # relative; what is below is the solver's tolerance
-_CHANNEL = "channel "
+CHANNEL = "channel "
 _NAMED = 6  # bottlenecks in a message
 
 _Pairs = tuple[NDArray[np.intp], NDArray[np.intp]]
@@ -87,7 +87,7 @@ def optimum(problem: FluidProblem) -> Optimum:
         processed / lp.unit_s,
         sent / lp.unit_s,
         pi,
-        {name.removeprefix(_CHANNEL): price for name, price in price_of.items() if name.startswith(_CHANNEL)},
+        {name.removeprefix(CHANNEL): price for name, price in price_of.items() if name.startswith(CHANNEL)},
         np.divide(cost, computed, out=np.zeros(exits), where=computed > _NOISE * rate),
         dict(zip(lp.names, (lp.capacity @ found.x).tolist(), strict=True)),
         tuple(Bottleneck(lp.names[i], price_of[lp.names[i]], float(shares[i])) for i in ranked),
@@ -206,7 +206,7 @@ def _capacity(problem: FluidProblem, processes: _Pairs, sends: _Pairs, columns: 
     channels = problem.channels or (None,) * len(labels)
     alone = np.array([channel is None for channel in channels], dtype=np.bool_)
     busy &= ~alone | np.any(send > wait, axis=1) | (result > 0) | ~slow
-    media = [(label and f"{_CHANNEL}{label}") or f"link {way}" for label, way in zip(channels, labels, strict=True)]
+    media = [(label and f"{CHANNEL}{label}") or f"link {way}" for label, way in zip(channels, labels, strict=True)]
     row_of = {name: len(names) + i for i, name in enumerate(dict.fromkeys(itertools.compress(media, busy)))}
     medium_row = np.array([row_of.get(name, -1) for name in media], dtype=np.intp)
     names += row_of

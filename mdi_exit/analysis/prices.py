@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from mdi_exit.analysis.fluid import UNKNOWN_S, Array, FluidProblem, OptimumError, network_of
-from mdi_exit.analysis.optimum import optimum
+from mdi_exit.analysis.optimum import CHANNEL, Optimum, optimum
 from mdi_exit.config import Experiment
 from mdi_exit.core.effects import SolvePrices
 from mdi_exit.core.types import NO_PRICES, Measurement, OnAir, Prices
 from mdi_exit.models.card import Card
 
+_LIMITS = 0.8  # of its time: a channel that busy has no air to waste, though its price may still be nothing
+_EXPECTED = 1e-4  # of the rate; fewer tasks are the solver's noise
 _GOES_ON = 0.7  # the share assumed to go on after each exit, before anybody has seen one
 
 
@@ -44,10 +46,11 @@ def price_solver(experiment: Experiment, card: Card, payload_bytes: Sequence[int
             return NO_PRICES
         channels = problem.channels or (None,) * len(problem.links)
         crossing = np.where(np.isfinite(problem.send_s), problem.send_s, 0.0)
+        shares = _shares(problem, found)
         on_air = tuple(
-            OnAir(*way, name, found.nu[name], tuple(row.tolist()))
-            for way, name, row in zip(problem.links, channels, crossing, strict=True)
-            if name and found.nu.get(name, 0.0) > 0
+            OnAir(*way, name, found.nu[name], tuple(row.tolist()), tuple(part.tolist()))
+            for way, name, row, part in zip(problem.links, channels, crossing, shares, strict=True)
+            if name and found.load[f"{CHANNEL}{name}"] >= _LIMITS
         )
         priced = [(n, worker) for n, worker in enumerate(problem.workers) if worker not in asked.lost]
         pi = tuple(tuple(found.pi[n].tolist()) for n, _ in priced)
@@ -82,6 +85,16 @@ def _problem(
             wait_s[i] = np.where(np.isfinite(send_s[i]) & (known > 0), known, wait_s[i])
     continuation = _continuation(exits, measured)
     return dataclasses.replace(network, compute_s=compute_s, continuation=continuation, wait_s=wait_s)
+
+
+def _shares(problem: FluidProblem, found: Optimum) -> Array:
+    """(L, K): of the tasks for segment k that a link's sender disposes of, the part that the optimum sends there."""
+    senders = [problem.workers.index(a) for a, _ in problem.links]
+    disposed = found.processed_per_s.copy()
+    np.add.at(disposed, senders, found.sent_per_s)
+    expected = disposed > _EXPECTED * found.rate_per_s
+    shares = np.divide(found.sent_per_s, disposed[senders], out=np.ones_like(found.sent_per_s), where=expected[senders])
+    return np.clip(shares, 0.0, 1.0)
 
 
 def _continuation(exits: int, measured: Mapping[str, Measurement]) -> tuple[float, ...]:

@@ -50,6 +50,11 @@ class Flood:
         """The radio channel that leads from `own` to `name`, if one does that limits the rate."""
         return self._on_air.get((own, name))
 
+    @property
+    def any_on_air(self) -> bool:
+        """A radio channel limits the rate, as far as prices told."""
+        return bool(self._on_air)
+
     def _tell(self, news: ev.ThresholdsReceived | ev.PricesReceived, to: str) -> fx.WorkerEffect:
         if isinstance(news, ev.ThresholdsReceived):
             return fx.SendThresholds(to, news.version, news.thresholds)

@@ -83,4 +83,6 @@ def _alike(one: Prices, other: Prices) -> bool:
         return False
     pairs = [*zip((pi for row in one.pi for pi in row), (pi for row in other.pi for pi in row), strict=True)]
     pairs += [(a.nu * max(a.air_s), b.nu * max(b.air_s)) for a, b in zip(one.channels, other.channels, strict=True)]
+    pairs += [*zip((part for way in one.channels for part in way.share),
+                   (part for way in other.channels for part in way.share), strict=True)]  # fmt: skip
     return all(abs(old - new) <= _ALIKE * max(1.0, old) for old, new in pairs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mdi_exit.core import events as ev
 from mdi_exit.core.custody import Custody
+from mdi_exit.core.dealt import Dealt
 from mdi_exit.core.delays import Delays
 from mdi_exit.core.flood import Flood
 from mdi_exit.core.neighbour import Neighbourhood
@@ -35,6 +36,8 @@ class Standing:
         self._results = ResultRelay(self._neighbours, is_source, limits.results_max)
         self._flood = Flood(self._neighbours, thresholds)
         self._delays = Delays(exits, options.delay_weight, options.compute_delay_s)
+        self._dealt = Dealt(exits)
+        self._now = 0.0
         self.segment_delay_s = self._delays.segment_s  # Gamma[n][k]
         self.continuation = self._delays.continuation  # c[k] as seen here
         self.neighbours_toward = self._neighbours.toward  # to which a task for segment k may be handed
@@ -72,6 +75,15 @@ class Standing:
         """Return how long this worker's hand-overs under way on a radio channel keep it busy."""
         sent = ((self.on_air(m.name), t.tasks) for m in self._neighbours for t in m.transfers.values())
         return sum(len(tasks) * way.air_s[tasks[0][1].k - 1] for way, tasks in sent if way and way.channel == channel)
+
+    def round_trip_s(self, channel: str) -> float:
+        """Return the longest of the round trips to neighbours on a radio channel."""
+        trips_s = [m.round_trip_s for m in self._neighbours if (way := self.on_air(m.name)) and way.channel == channel]
+        return max(trips_s, default=0.0)
+
+    def dealt(self, neighbour: str, k: int) -> tuple[float, float]:
+        """Return how many tasks for segment k went to a neighbour lately, and how many anywhere or were computed."""
+        return self._dealt.lately(neighbour, k, self._now)
 
     def observe(self) -> ev.SourceObserved:
         """Return the queue lengths the controller judges by."""

@@ -123,6 +123,9 @@ class OnAir:
     channel: str
     nu: float  # the price of a second of the channel
     air_s: tuple[float, ...]  # seconds of it that a task for segment k = 1..K takes
+    # Of the tasks for segment k that the sender computes or hands on, the part that is best handed on this way; 1 where
+    # none are expected there.
+    share: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)

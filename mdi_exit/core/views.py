@@ -120,6 +120,13 @@ class WorkerView(Protocol):
     def sending_s(self, channel: str) -> float:
         """How long this worker's hand-overs under way on a radio channel keep it busy."""
 
+    def round_trip_s(self, channel: str) -> float:
+        """The longest of the round trips to neighbours on a radio channel."""
+
+    def dealt(self, neighbour: str, k: int) -> tuple[float, float]:
+        """Tasks for segment k that were disposed of here within about a second: handed to a neighbour; and in all,
+        computed ones too. Counted while a radio channel limits the rate."""
+
     def neighbours_toward(self, k: int) -> tuple[NeighbourView, ...]:
         """Neighbours to which a task for segment k may be handed."""
 

@@ -49,7 +49,6 @@ class WorkerCore(Standing):
         self._transfers = epoch << 32  # numbers of hand-overs never repeat, also not after a restart
         self._gossip = Gossip(name, epoch)
         self._effects: list[fx.WorkerEffect] = []
-        self._now = 0.0
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.TasksArrived: self._tasks_arrived,
             ev.SegmentDone: self._segment_done,
@@ -244,6 +243,8 @@ class WorkerCore(Standing):
             [Task(t.data_id, t.attempt, t.k, t.payload_bytes, t.hops + 1, t.arm, t.seen) for _, t in transfer.tasks]
         )
         self._delays.handled += len(tasks)
+        if self._flood.any_on_air:
+            self._dealt.note(k, len(tasks), neighbour.name, self._now)
         self._effects.append(fx.SendTasks(neighbour.name, self._transfers, tasks))
 
     def _group(self, neighbour: Neighbour, k: int) -> int:
@@ -266,6 +267,8 @@ class WorkerCore(Standing):
             # As many as wait go together, but nobody who comes meanwhile waits long for them.
             in_time = int(self._options.group_s / max(self._delays.segment_s(k), 1e-9))
             tasks = self._tasks.start_computing(side, k, max(1, min(self._options.group_max, in_time)))
+            if self._flood.any_on_air:
+                self._dealt.note(k, len(tasks), None, self._now)
             self._effects.append(fx.RunSegment(k, tasks))
 
     def _discard(self, keys: list[TaskKey]) -> None:

@@ -17,13 +17,13 @@ from typing import ClassVar, Literal
 from mdi_exit.core.types import Arrival, OnAir, Side, Task
 from mdi_exit.core.views import NeighbourT, NeighbourView, WorkerView
 
-# Of one radio channel, what one worker has under way at once, or the shortest round trip if that is longer, which keeps
-# the channel busy; more would only wait for each other, and take turns with what is worth more.
+# Of one radio channel, what one worker has under way before it adds no more, or a round trip if that is longer, which
+# keeps the channel busy; more would only wait for each other, and take turns with what is worth more.
 _ON_AIR_MAX_S = 0.02
-# What a hand-over of what could be computed here must be worth, in prices of the air that it takes. At 1 the queues of
-# workers far from the source would decide, who cannot know that others wait for the same air with more;
-# acknowledgements take some of it, too.
-_AIR_MARGIN = 1.2
+# Who shares a channel cannot see what else waits for it, so queues alone would spend the air on whoever is idle. A way
+# may get so much more than its part of the optimum, and, if it has any, so many tasks beyond: prices are never quite
+# right.
+_SHARE_SLACK, _SHARE_MORE = 1.1, 4.0
 _KAPPA, _KAPPA_TARGET = 2.0, 12  # it was found best at this target, and is taken where there is none
 _SHORTEST_S = 1e-4  # a hand-over that was never measured, or took next to no time, counts as long as this
 
@@ -79,10 +79,11 @@ class DualBackPressure:
     Prices tell where tasks are worth having long before queues do, so queues, and with them delays, stay short; the
     queues correct prices that are off. An idle worker runs the segment with the largest
     (H[n][k] - c[k] H[n][k+1] + kappa k) / Gamma[n][k], or none where that would only lengthen a queue for links; a free
-    link takes the one with the largest (H[n][k] - H[m][k] - theta - 1.2 price_scale nu D) / D, if above 0 (what
-    cannot be computed here: without theta and at 1.0 price_scale nu D). On a radio channel that limits the rate, D is
-    the time on the air; elsewhere nu is 0, and half of what is on its way to m counts with Q[m][k]. Handling the
-    hand-over at both ends must be worth its time, as in BackPressure. Before the first prices H is Q.
+    link takes the one with the largest (H[n][k] - H[m][k] - theta) / D, if above 0 (what cannot be computed here:
+    without theta). Half of what is on its way to m counts with Q[m][k], and handling the hand-over at both ends must be
+    worth its time, as in BackPressure. On a radio channel that limits the rate, it is (H[n][k] - H[m][k] -
+    theta - price_scale nu D) / D with D the time on the air, and no way gets more than about its part of the optimum's flow.
+    Before the first prices H is Q.
     """
 
     uses_prices: ClassVar[bool] = True
@@ -124,8 +125,7 @@ class DualBackPressure:
         if k in view.hosted and view.beside_s:
             relief = self._most_relieving(view)[0]
             k = _worth_sending(view, neighbour, self.theta, self.price_scale, way, relief)[1]
-        room_s = max(_ON_AIR_MAX_S, neighbour.round_trip_s)
-        if way and k and 0 < view.sending_s(way.channel) > room_s - way.air_s[k - 1]:
+        if way and k and view.sending_s(way.channel) >= max(_ON_AIR_MAX_S, view.round_trip_s(way.channel)):
             return None
         return k
 
@@ -162,17 +162,23 @@ def _worth_sending(
             weight += price_scale * (view.price(view.name, k) - view.price(neighbour.name, k))
         if weight <= 0:  # what follows only lowers it
             continue
-        air = price_scale * way.nu * way.air_s[k - 1] if way else 0.0
-        if not way:  # half of what is on its way will be done as it comes; on the air _ON_AIR_MAX_S bounds it
+        if way:
+            weight -= price_scale * way.nu * way.air_s[k - 1]
+        else:  # half of what is on its way will be done as it comes; on the air _ON_AIR_MAX_S bounds it
             weight -= neighbour.under_way(k) / 2
-        if k in view.hosted:
-            weight -= theta + _AIR_MARGIN * air + (_computed_meanwhile(view, relief, k) if relief > 0 else 0.0)
-        else:  # what cannot be computed here must go
-            weight -= air
+        if k in view.hosted:  # what cannot be computed here must go
+            weight -= theta + (_computed_meanwhile(view, relief, k) if relief > 0 else 0.0)
         weight /= max(way.air_s[k - 1] if way else neighbour.segment_delay_s(k), _SHORTEST_S)
-        if weight > best_weight:
+        if weight > best_weight and (way is None or _within_share(view, neighbour, way, k)):
             best, best_weight = k, weight
     return best_weight, best
+
+
+def _within_share(view: WorkerView, neighbour: NeighbourView, way: OnAir, k: int) -> bool:
+    """Whether one more task for segment k leaves this way within its part of what is disposed of here."""
+    share = way.share[k - 1]
+    handed, in_all = view.dealt(neighbour.name, k)
+    return share > 0 and handed + 1 <= _SHARE_SLACK * share * (in_all + 1) + _SHARE_MORE
 
 
 def _computed_meanwhile(view: WorkerView, relief: float, k: int) -> float:
