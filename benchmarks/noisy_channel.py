@@ -84,6 +84,16 @@ def show(judged: Judged, rows: Sequence[Row], summary: dict[str, float]) -> None
             each = [f"{100 * row['accuracy']:.1f} ({100 * row['transmitted']:.0f})" for row in cells]
             lines.append([rule, *each, f"{100 * mean:.2f} ({100 * sent:.0f})"])
         table(["rule", *(f"{snr_db:g} dB" for snr_db in MEAN_DB), "mean"], lines)
+        show_gains(summary, "" if fading == "none" else f"_{fading}")
+
+
+def show_gains(summary: dict[str, float], suffix: str) -> None:
+    """Print which goals are met over one kind of fading, and what else the rules gain on each other."""
+
+    def said(key: str) -> str:
+        value, low, high = (summary[f"{key}{suffix}{end}"] for end in ("", "_low", "_high"))
+        return f"{value:.2f} points (95 %: {low:.2f} to {high:.2f})"
+
     goals = (
         (f"better than always at {MEAN_DB[0]:g} dB", "low_snr_gain_points"),
         ("learned better than one threshold", "decider_gain_points"),
@@ -93,16 +103,20 @@ def show(judged: Judged, rows: Sequence[Row], summary: dict[str, float]) -> None
     )
     print()
     for goal, key in goals:
-        ends = f"{summary[f'{key}_low']:.2f} to {summary[f'{key}_high']:.2f}"
-        met = "met" if summary[f"{key}_low"] > 0 else "NOT MET"
-        print(f"{goal}: {met}, {summary[key]:.2f} points (95 %: {ends})")
+        print(f"{goal}: {'met' if summary[f'{key}{suffix}_low'] > 0 else 'NOT MET'}, {said(key)}")
     for name, key in (("learned", "decider"), ("SNR-aware", "snr_aware")):
-        print(
-            f"{name} against one threshold at equal transmissions, 5 to 95 %: on average "
-            f"{summary[f'{key}_mean_gain_over_shares_points']:.2f} points, at least "
-            f"{summary[f'{key}_least_gain_at_any_share_points']:.2f}, at "
-            f"{100 * summary[f'{key}_least_gain_share']:.0f} %"
+        mean, least, share = (
+            summary[f"{key}_{what}{suffix}"]
+            for what in ("mean_gain_over_shares_points", "least_gain_at_any_share_points", "least_gain_share")
         )
+        print(
+            f"{name} against one threshold at equal transmissions, 5 to 95 %: on average {mean:.2f} points, at least "
+            f"{least:.2f}, at {100 * share:.0f} %"
+        )
+    print(f"learned against SNR-aware: {said('learned_over_snr_aware_points')}")
+    print(f"genie against learned: {said('genie_over_learned_points')}")
+    both = (f"{summary[f'gain_over_both_{db:g}db_points{suffix}']:+.2f} at {db:g} dB" for db in MEAN_DB)
+    print(f"learned against the better of always and never: {', '.join(both)}")
 
 
 def compare(summaries: dict[int, dict[str, float]], rows: Sequence[Row]) -> None:

@@ -60,7 +60,7 @@ def test_a_random_decision_is_the_datum_s_whoever_asks() -> None:
     assert first == [decided(policy, 1, data_id=d) for d in range(200)]
     assert 60 < first.count(ExitDecision.OFFLOAD) < 140
     other: Any = [example(seed=seed, exit={"rule": "transmission", "decision": "random"}).exit for seed in (1, 2)]
-    assert [decided(other[0], 1, data_id=d) for d in range(50)] != [decided(other[1], 1, data_id=d) for d in range(50)]
+    assert [decided(other[0], 2, data_id=d) for d in range(50)] != [decided(other[1], 2, data_id=d) for d in range(50)]
 
 
 def test_the_shipped_example_knows_its_link_s_snr() -> None:
