@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mdi_exit.analysis.transmission import RecordedLink, Sent, at, enough
+from mdi_exit.analysis.transmission import RecordedLink, Sent, at, enough, tuned
+from mdi_exit.config import load_experiment
 from mdi_exit.errors import UserError
 from mdi_exit.models import checkpoint
 from mdi_exit.models.analog import AnalogBottleneck
 from mdi_exit.models.card import BottleneckConfig
-from mdi_exit.policies.transmission import ConfidenceTransmission
+from mdi_exit.policies.over_channel import TransmissionExit
+from mdi_exit.policies.transmission import ConfidenceTransmission, SnrThreshold
 
 from .networks import noise, save_untrained
 
@@ -37,11 +39,16 @@ def test_the_shipped_recordings_are_of_both_cuts(cut: int) -> None:
     assert gain.mean() == pytest.approx(1.0, abs=0.03)
 
 
-def test_the_shipped_link_is_the_one_that_the_second_recording_is_of() -> None:
+def test_the_shipped_link_and_the_example_are_those_that_the_second_recording_is_of() -> None:
     network, card = checkpoint.load("mobilenetv2-cifar10-analog")
     link = RecordedLink.load(RECORDINGS[2])
     assert card.model.analog is not None and (card.model.analog.cut, card.model.analog.uses) == (link.cut, link.uses)
     assert isinstance(network.bottlenecks["2"], AnalogBottleneck) and link.card == card.identity
+    rule = load_experiment("noisy-channel").exit
+    assert isinstance(rule, TransmissionExit) and isinstance(rule.decision, SnrThreshold)
+    aware = tuned(link.validation["none"])
+    assert (rule.cut, rule.decision.snr_db) == (2, aware.snr_db)
+    assert rule.decision.thresholds == pytest.approx(aware.thresholds, abs=0.005)
 
 
 def test_a_good_exit_saves_most_transmissions_at_a_high_snr_and_a_weak_one_few() -> None:

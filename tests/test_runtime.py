@@ -235,7 +235,7 @@ def test_a_device_answers_or_transmits_over_a_noisy_link_and_noise_costs_the_far
     cluster: Cluster, tmp_path: Path
 ) -> None:
     accuracy: dict[float, float] = {}
-    for snr_db in (-10.0, 20.0):
+    for snr_db in (-20.0, 20.0):  # at -10 dB what the link costs is within chance of so few images
         settings: dict[str, Any] = {
             **BUSY,
             "model": "mobilenetv2-cifar10-analog",
@@ -264,7 +264,7 @@ def test_a_device_answers_or_transmits_over_a_noisy_link_and_noise_costs_the_far
         accuracy[snr_db] = right / transmitted
         assert done.report["edge_share"] == len(left) / 150 and done.report["duplicates"] == 0
         replays(done)
-    assert accuracy[-10.0] < accuracy[20.0] - 0.1
+    assert accuracy[-20.0] < accuracy[20.0] - 0.2
 
 
 def test_links_on_one_radio_channel_carry_together_what_one_of_them_could(cluster: Cluster, tmp_path: Path) -> None:
