@@ -1,4 +1,4 @@
-"""The figures of benchmarks/noisy_channel.py: accuracy against SNR, accuracy against average transmissions."""
+"""The figures of benchmarks/noisy_channel.py: accuracy against SNR, against transmissions, and at two cuts."""
 
 from __future__ import annotations
 
@@ -67,4 +67,32 @@ def against_transmissions(rows: Sequence[Row]) -> Any:
         for axes in grid[:, 0]:
             axes.set_ylabel("accuracy (%)")
         grid[0, -1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+    return figure
+
+
+def of_cuts(rows: Sequence[Row], cuts: Sequence[int]) -> Any:
+    """The learned rule, always and never at each cut: accuracy over SNR, and at the highest SNR over transmissions."""
+    mine = [row for row in rows if row["fading"] == "none"]
+    highest = max(row["snr_db"] for row in mine if row["measure"] == "decision")
+    with plots.style():
+        figure = plots.new_figure(10.5, 4)
+        over_snr, over_share = figure.subplots(1, 2, sharey=True)
+        for cut, colour in zip(cuts, (plots.BLUE, plots.ORANGE), strict=True):
+            for rule, dashes in (("learned", "solid"), ("always", "dashed"), ("never", "dotted")):
+                of_rule = [row for row in mine if (row["cut"], row["rule"]) == (cut, rule)]
+                points = [row for row in of_rule if row["measure"] == "decision"]
+                at, right = [row["snr_db"] for row in points], [100 * row["accuracy"] for row in points]
+                about = {"color": colour, "linestyle": dashes, "label": f"cut {cut}: {rule}"}
+                over_snr.plot(at, right, **about)
+                if rule != "learned":
+                    over_share.axhline(right[-1], **about)
+                for row in of_rule:
+                    if row["measure"] == "trade-off" and row["snr_db"] == highest:
+                        shares, right = [100 * x for x in row["share"]], [100 * x for x in row["accuracy"]]
+                        over_share.plot(shares, right, **about)
+        over_snr.set(xlabel="SNR (dB)", ylabel="accuracy (%)")
+        over_snr.set_title("AWGN", loc="left")
+        over_share.set(xlabel="transmitted (%)")
+        over_share.set_title(f"AWGN, {highest:g} dB", loc="left")
+        over_share.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
     return figure

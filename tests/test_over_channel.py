@@ -60,14 +60,14 @@ def test_a_random_decision_is_the_datum_s_whoever_asks() -> None:
     assert first == [decided(policy, 1, data_id=d) for d in range(200)]
     assert 60 < first.count(ExitDecision.OFFLOAD) < 140
     other: Any = [example(seed=seed, exit={"rule": "transmission", "decision": "random"}).exit for seed in (1, 2)]
-    assert [decided(other[0], 1, data_id=d) for d in range(50)] != [decided(other[1], 1, data_id=d) for d in range(50)]
+    assert [decided(other[0], 2, data_id=d) for d in range(50)] != [decided(other[1], 2, data_id=d) for d in range(50)]
 
 
 def test_the_shipped_example_knows_its_link_s_snr() -> None:
     experiment = example()
     assert isinstance(experiment.exit, TransmissionExit) and isinstance(experiment.exit.decision, SnrThreshold)
     assert noises(experiment.topology) == [Channel(5.0)] and experiment.exit.known_db == 5.0
-    assert experiment.exit.cut == 1 and experiment.policy_names()["exit"] == "transmission"
+    assert experiment.exit.cut == 2 and experiment.policy_names()["exit"] == "transmission"
     louder = example(links__snr_db=-10, links__fading="rayleigh")
     assert noises(louder.topology) == [Channel(-10.0, "rayleigh")]
     assert isinstance(louder.exit, TransmissionExit) and louder.exit.known_db == -10.0
@@ -126,19 +126,19 @@ def test_links_of_several_snrs_are_refused_by_a_rule_that_knows_one(tmp_path: Pa
 
 
 def test_noise_that_nothing_would_hear_is_refused() -> None:
-    with pytest.raises(UserError, match="placement: the model's analog link is after segment 1, and nobody hands on"):
-        example(placement={"n1": "1-2", "n2": "3-5"})
+    with pytest.raises(UserError, match="placement: the model's analog link is after segment 2, and nobody hands on"):
+        example(placement={"n1": "1-3", "n2": "4-5"})
 
 
 def test_a_code_that_may_cross_two_noisy_links_is_simulated_by_no_trace(tmp_path: Path) -> None:
     graph = tmp_path / "graph.yaml"
     graph.write_text("source: a\nworkers: [a, b, c]\nlinks: [[a, b], [b, c], [a, c]]\n")
-    placed = {"topology": str(graph), "placement": {"a": "1-1", "b": "2-5", "c": "2-5"}, "devices": "jetson-nano"}
+    placed = {"topology": str(graph), "placement": {"a": "1-2", "b": "3-5", "c": "3-5"}, "devices": "jetson-nano"}
     assert Network.of(load_experiment(EXAMPLE, placed), None).trace, "whoever can decode it keeps it"
     with pytest.raises(TraceError, match=r"may cross two noisy links \(a, b, c\), and a trace is of one; allowed: "):
         Network.of(load_experiment(EXAMPLE, {**placed, "offloading": "backpressure"}), None)
     graph.write_text("source: a\nworkers: [a, b, c]\nlinks: [[a, b], [b, c]]\n")
-    placed["placement"] = {"a": "1-1", "b": "1-1", "c": "2-5"}
+    placed["placement"] = {"a": "1-2", "b": "1-2", "c": "3-5"}
     with pytest.raises(TraceError, match=r"may cross two noisy links \(a, b, c\)"):
         Network.of(load_experiment(EXAMPLE, placed), None)
 
@@ -146,8 +146,8 @@ def test_a_code_that_may_cross_two_noisy_links_is_simulated_by_no_trace(tmp_path
 @pytest.mark.parametrize(
     ("noisy", "placement", "offloading", "way"),
     [
-        ("ab cd", {"a": "1-1", "b": "1-1", "c": "1-1", "d": "2-5"}, "by_exit", "abcd"),
-        ("bc cd", {"a": "1-1", "b": "2-5", "c": "2-5", "d": "2-5"}, "backpressure", "abcb"),
+        ("ab cd", {"a": "1-2", "b": "1-2", "c": "1-2", "d": "3-5"}, "by_exit", "abcd"),
+        ("bc cd", {"a": "1-2", "b": "3-5", "c": "3-5", "d": "3-5"}, "backpressure", "abcb"),
     ],
 )
 def test_noisy_links_are_counted_along_the_whole_way(
@@ -159,7 +159,7 @@ def test_noisy_links_are_counted_along_the_whole_way(
     graph.write_text("source: a\nworkers: [a, b, c, d]\nlinks:\n" + "".join(links))
     placed = {"topology": str(graph), "placement": placement, "devices": "jetson-nano"}
     experiment = load_experiment(EXAMPLE, {**placed, "offloading": offloading, "links": {}})
-    assert noisy_way(experiment, 1) == tuple(way)
+    assert noisy_way(experiment, 2) == tuple(way)
 
 
 def test_a_simulation_takes_a_trace_recorded_at_the_links_snr() -> None:
@@ -169,14 +169,14 @@ def test_a_simulation_takes_a_trace_recorded_at_the_links_snr() -> None:
     record = simulate(experiment, network.card, network.trace)
     report = build_report(experiment, record.card, record.tallies, record.facts, "test", "simulation")
     assert report["completed"] == report["offered"] > 300 and report["lost"] == 0
-    first, *between, last = report["exits"]
+    before, first, *between, last = report["exits"]
     told = remarks(report)
     assert "Analog link, SNR 5 dB: n1-n2" in told
     assert f"Transmitted to the far side: {100 * last / (first + last):.1f} % of what was answered" in told
-    assert first > 0 and last > 0 and sum(between) == 0
+    assert first > 0 and last > 0 and before == sum(between) == 0
     rule = experiment.exit
     assert isinstance(rule, TransmissionExit) and isinstance(rule.decision, SnrThreshold)
-    stays = network.trace.confidence[:, 0] >= rule.decision.threshold(5.0)
+    stays = network.trace.confidence[:, 1] >= rule.decision.threshold(5.0)
     assert first / report["completed"] == pytest.approx(float(stays.mean()), abs=0.06)
     with pytest.raises(
         TraceError, match=r"recorded over 5 dB, the links have 10 dB, rayleigh; .* --snr-db 10 --fading rayleigh"

@@ -235,19 +235,19 @@ def test_a_device_answers_or_transmits_over_a_noisy_link_and_noise_costs_the_far
     cluster: Cluster, tmp_path: Path
 ) -> None:
     accuracy: dict[float, float] = {}
-    for snr_db in (-10.0, 20.0):
+    for snr_db in (-20.0, 20.0):  # at -10 dB what the link costs is within chance of so few images
         settings: dict[str, Any] = {
             **BUSY,
             "model": "mobilenetv2-cifar10-analog",
             "topology": "2-node",
-            "placement": {"n1": "1-1", "n2": "2-5"},
+            "placement": {"n1": "1-2", "n2": "3-5"},
             "links": {"snr_db": snr_db},
             "exit": {"rule": "transmission", "decision": {"rule": "confidence", "threshold": 0.9}},
             "offloading": "by_exit",
         }
         done = carry_out(cluster, tmp_path / str(snr_db), data_max=150, **settings)
         ends = effects(done.steps, fx.Complete)
-        left = [end for end in ends if end.k == 1]
+        left = [end for end in ends if end.k == 2]
         assert len(left) + sum(end.k == 5 for end in ends) == 150 and min(end.confidence for end in left) >= 0.9
         runner = compute.open_runner(compute.prepare(done.experiment.model), (1, 2, 3, 4, 5))
         images, right, as_clean = Images(done.experiment, done.record.card), 0, 0
@@ -264,7 +264,7 @@ def test_a_device_answers_or_transmits_over_a_noisy_link_and_noise_costs_the_far
         accuracy[snr_db] = right / transmitted
         assert done.report["edge_share"] == len(left) / 150 and done.report["duplicates"] == 0
         replays(done)
-    assert accuracy[-10.0] < accuracy[20.0] - 0.1
+    assert accuracy[-20.0] < accuracy[20.0] - 0.2
 
 
 def test_links_on_one_radio_channel_carry_together_what_one_of_them_could(cluster: Cluster, tmp_path: Path) -> None:

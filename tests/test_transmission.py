@@ -172,13 +172,26 @@ def test_a_device_that_knows_the_mean_only_decides_by_the_mean() -> None:
     assert (faded.scores(rule, 0) != sent.scores(rule, 0)).any()
 
 
+def test_some_images_of_a_recording_are_those_as_often_as_they_are_named() -> None:
+    sent = made_up(6)
+    twice = judged.some(sent, np.array([4, 0, 4]))
+    assert twice.confidence.tolist() == sent.confidence[[4, 0, 4]].tolist()
+    assert twice.gain.tolist() == sent.gain[:, [4, 0, 4]].tolist() and (twice.mean_db == sent.mean_db).all()
+    assert [r.confidence for r in twice.readings] == [sent.readings[n].confidence for n in (4, 0, 4)]
+
+
 # ---- recordings
 
 
 def arrays() -> dict[str, Any]:
     """A recording of three images at two SNRs."""
     found: dict[str, Any] = {"mean_db": np.array([0.0, 10.0]), "temperature": np.array(2.0), "uses": np.array(4)}
-    found |= {"clean_accuracy": np.array(0.9), "feature_bytes": np.array(100), "card": np.array("net@1.0")}
+    found |= {
+        "cut": np.array(2),
+        "clean_accuracy": np.array(0.9),
+        "feature_bytes": np.array(100),
+        "card": np.array("net@1.0"),
+    }
     for part in ("validation", "test"):
         found[f"{part}_exit_logits"] = np.array([[2.0, 0.0], [0.0, 4.0], [1.0, 1.0]], np.float16)
         found[f"{part}_label"] = np.array([0, 0, 1], np.int16)
@@ -191,7 +204,7 @@ def arrays() -> dict[str, Any]:
 def test_a_recording_is_read_as_it_was_written(tmp_path: Path) -> None:
     judged.save(tmp_path / "one.npz", arrays())
     link = RecordedLink.load(tmp_path / "one.npz")
-    assert (link.uses, link.clean_accuracy, link.feature_bytes, link.card) == (4, 0.9, 100, "net@1.0")
+    assert (link.cut, link.uses, link.clean_accuracy, link.feature_bytes, link.card) == (2, 4, 0.9, 100, "net@1.0")
     sent = link.test["rayleigh"]
     assert sent.confidence.tolist() == pytest.approx([1 / (1 + math.exp(-1)), 1 / (1 + math.exp(-2)), 0.5])
     assert sent.early_right.tolist() == [True, False, False]
@@ -204,6 +217,7 @@ def test_a_recording_is_read_as_it_was_written(tmp_path: Path) -> None:
     ({"mean_db": np.array([20.0, -10.0])}, "mean_db from low to high"),
     ({"validation_none_far": np.zeros((1, 3))}, "validation, none: far .* disagree"),
     ({"uses": None}, "uses is not a file in the archive"),
+    ({"cut": None}, "cut is not a file in the archive"),
 ])  # fmt: skip
 def test_a_damaged_recording_is_one_line(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     found = {name: array for name, array in {**arrays(), **change}.items() if array is not None}

@@ -92,6 +92,7 @@ class RecordedLink:
     validation: dict[str, Sent]  # by fading
     test: dict[str, Sent]
     clean_accuracy: float  # of the last exit on the test images with no channel in between, and no encoder or decoder
+    cut: int  # the segment after which the feature is sent
     uses: int  # B
     feature_bytes: int  # of the feature in front of the encoder, in fp32
     card: str  # `Card.identity` of the checkpoint
@@ -102,8 +103,9 @@ class RecordedLink:
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
                 held, test = ({fading: _sent(content, part, fading) for fading in FADINGS} for part in _PARTS)
-                clean, uses, size = (content[name] for name in ("clean_accuracy", "uses", "feature_bytes"))
-                return cls(held, test, float(clean), int(uses), int(size), str(content["card"]))
+                clean = float(content["clean_accuracy"])
+                cut, uses, size = (int(content[name]) for name in ("cut", "uses", "feature_bytes"))
+                return cls(held, test, clean, cut, uses, size, str(content["card"]))
         except FileNotFoundError as error:
             raise RecordingError(f"{path}: no such file; `noisy_channel.py --train` writes one") from error
         except RecordingError as error:
@@ -179,6 +181,13 @@ def at(sent: Sent, number: int) -> Sent:
     one = slice(number, number + 1)
     said = (sent.confidence, sent.entropy, sent.prediction, sent.label)
     return Sent(*said, sent.mean_db[one], sent.snr_db[one], sent.far[one])
+
+
+def some(sent: Sent, images: NDArray[np.int64]) -> Sent:
+    """The recording of those images alone, each as often as it is named."""
+    confidence, entropy = sent.confidence[images], sent.entropy[images]
+    said = (confidence, entropy, sent.prediction[images], sent.label[images])
+    return Sent(*said, sent.mean_db, sent.snr_db[:, images], sent.far[:, images])
 
 
 def enough(scores: Floats, sent: Sent, wanted: float) -> float | None:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from mdi_exit.channel import CLEAN_DB
 
-_BLOCK = 8  # side of the blocks that the linear parts see whole
 _SHRINK = 4  # the convolutions' strides together
 _WIDTH = 64  # channels inside
 
@@ -23,14 +22,15 @@ _WIDTH = 64  # channels inside
 class AnalogEncoder(nn.Module):
     """Feature (N, C, H, W) to code (N, 2B + 1) with (1/B) |z|^2 = 1 for every row, whatever the feature.
 
-    A linear map of each 8x8 block, which starts as its principal components (`start`), plus convolutions, which start
-    at nothing. Convolutions alone were tried first: after an epoch they were far below the components untrained.
+    A linear map of each block (`_block`), which starts as its principal components (`start`), plus convolutions, which
+    start at nothing. Convolutions alone were tried first: after an epoch they were far below the components untrained.
     """
 
     def __init__(self, shape: tuple[int, int, int], uses: int) -> None:
         super().__init__()
         channels, height, width = shape
-        self.linear = nn.Conv2d(channels, _per_block(shape, uses), _BLOCK, _BLOCK)
+        block = _block(shape)
+        self.linear = nn.Conv2d(channels, _per_block(shape, uses), block, block)
         last = _nothing(nn.Linear(_WIDTH // 2 * (height // _SHRINK) * (width // _SHRINK), 2 * uses))
         self.body = nn.Sequential(
             *_convolution(channels, _WIDTH, stride=2),
@@ -60,10 +60,11 @@ class AnalogDecoder(nn.Module):
         super().__init__()
         channels, height, width = shape
         self.grid = (_WIDTH, height // _SHRINK, width // _SHRINK)
-        self.blocks = (_per_block(shape, uses), height // _BLOCK, width // _BLOCK)
+        block = _block(shape)
+        self.blocks = (_per_block(shape, uses), height // block, width // block)
         self.padding = self.blocks[0] * self.blocks[1] * self.blocks[2] - 2 * uses
         self.weigh = _small(2 * uses)
-        self.linear = nn.ConvTranspose2d(self.blocks[0], channels, _BLOCK, _BLOCK)
+        self.linear = nn.ConvTranspose2d(self.blocks[0], channels, block, block)
         self.low_db, self.high_db = snr_db
         self.spread = nn.Linear(2 * uses, self.grid[0] * self.grid[1] * self.grid[2])
         self.first, self.second = _Modulated(_WIDTH), _Modulated(_WIDTH)
@@ -98,8 +99,9 @@ class AnalogBottleneck(nn.Module):
     def __init__(self, shape: tuple[int, int, int], uses: int, snr_db: tuple[float, float]) -> None:
         super().__init__()
         check(uses, snr_db)
-        if shape[1] % _BLOCK or shape[2] % _BLOCK or min(shape) < 1:
-            raise ValueError(f"the feature is {shape}; allowed: (C, H, W) with H and W multiples of {_BLOCK}")
+        block = _block(shape)
+        if shape[1] % block or shape[2] % block or min(shape) < 1:
+            raise ValueError(f"the feature is {shape}; allowed: (C, H, W) with H and W multiples of {block}")
         self.encoder, self.decoder = AnalogEncoder(shape, uses), AnalogDecoder(shape, uses, snr_db)
 
     @torch.no_grad()
@@ -108,7 +110,8 @@ class AnalogBottleneck(nn.Module):
 
         Each component is sent divided by the root of its deviation, which is the best for linear estimates in noise.
         """
-        blocks = nn.functional.unfold(features, _BLOCK, stride=_BLOCK).transpose(1, 2).flatten(0, 1)
+        block = self.encoder.linear.stride[0]
+        blocks = nn.functional.unfold(features, block, stride=block).transpose(1, 2).flatten(0, 1)
         mean = blocks.mean(dim=0)
         variance, components = torch.linalg.eigh((blocks - mean).T @ (blocks - mean) / len(blocks))
         kept = self.encoder.linear.out_channels
@@ -174,9 +177,18 @@ def _nothing(layer: nn.Module) -> nn.Module:
     return layer
 
 
+def _block(shape: tuple[int, int, int]) -> int:
+    """Side of the blocks that the linear parts see whole: 8, and 4 in a feature less than 16 high or wide.
+
+    A feature of 8 x 8 in one block would want most of the weights for itself, and has more channels to send.
+    """
+    return 8 if min(shape[1:]) >= 16 else 4
+
+
 def _per_block(shape: tuple[int, int, int], uses: int) -> int:
     """Numbers sent of each block; of the last ones some may not be needed."""
-    return -(-2 * uses // ((shape[1] // _BLOCK) * (shape[2] // _BLOCK)))
+    block = _block(shape)
+    return -(-2 * uses // ((shape[1] // block) * (shape[2] // block)))
 
 
 def _convolution(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:

@@ -50,19 +50,17 @@ def run_link_training(options: LinkOptions) -> Card:
     outputs.check_file(options.recording)
     console.prepare_device("cpu", 1)  # one thread: a seed then gives the same weights
     network, card = checkpoint.load(options.base)
-    if card.model.analog is not None or options.training.cut in [b.cut for b in card.model.bottlenecks]:
-        raise UserError(f"{options.base}: has a bottleneck or a link at the cut already; allowed: one without")
+    cut = options.training.cut
+    shape = _shape(network, card, options)
     images, labels, tested = _images(options, card)
     chosen, held = training_split(card, images, labels, options.data)
-    cut = options.training.cut
     with console.progress_bar() as bar:
         caching = bar.add_task("features", total=2 * len(chosen))
         cached = noisy.cache_features(
             noisy.folded(network), cut, images[chosen], labels[chosen], True, lambda n: bar.update(caching, completed=n)
         )
     link = _fit(network, cached, options)
-    shape = tuple(cached.features.shape[2:])
-    made = _card(options, card, (shape[0], shape[1], shape[2]), len(chosen))
+    made = _card(options, card, shape, len(chosen))
     whole = _with_link(network, made, link)
     with outputs.writing(options.out):
         made = checkpoint.save(options.out / options.name, whole, made)
@@ -96,6 +94,7 @@ def record_link(
     assert card.model.analog is not None
     cut, uses = card.model.analog.cut, card.model.analog.uses
     found: dict[str, Any] = {
+        "cut": np.array(cut),
         "mean_db": np.array(options.mean_db, dtype=np.float32),
         "temperature": np.array(card.temperatures[cut - 1]),
         "uses": np.array(uses),
@@ -144,6 +143,27 @@ def _record(
         far = [noisy.far_logits(network, link, cut, codes, each, generator).argmax(axis=1) for each in snr_db]
         row |= {f"{fading}_snr_db": snr_db.astype(np.float16), f"{fading}_far": np.stack(far).astype(np.int16)}
     return row
+
+
+def _shape(network: MultiExitNetwork, card: Card, options: LinkOptions) -> tuple[int, int, int]:
+    """Of the feature at the cut. Raises UserError for a cut where no link can be: before any image is read."""
+    training, side = options.training, card.model.image_size
+    if not training.cut < network.exits:
+        raise UserError(f"cut is {training.cut}; allowed: 1 to {network.exits - 1}, as {options.base} has them")
+    if card.model.analog is not None or training.cut in [b.cut for b in card.model.bottlenecks]:
+        raise UserError(f"{options.base}: has a bottleneck or a link at the cut already; allowed: one without")
+    feature: Tensor | None = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+    with torch.no_grad():
+        for k in range(1, training.cut + 1):
+            assert feature is not None
+            _, feature = network.run_segment(k, feature)
+    assert feature is not None
+    channels, height, width = feature.shape[1:]
+    try:
+        AnalogBottleneck((channels, height, width), training.uses, (training.snr_low_db, training.snr_high_db))
+    except ValueError as error:
+        raise UserError(f"cut is {training.cut} of {options.base}: {error}") from error
+    return channels, height, width
 
 
 def _images(
