@@ -40,8 +40,8 @@ GRAPHS, QUICK_GRAPHS = 50, 4
 ONE_CHANNEL = ", one channel"
 LOADS = (0.9, 1.2, 1.6, 2.0, 2.5, 3.0)  # times the rate that is possible without exits
 _DURATION_S, _QUICK_S = 20.0, 6.0
-# Hand-overs under way per link, for every rule. With 1, a link mostly waits for its answers; on a shared channel 4 and 8
-# do too, since each also waits for its turn, of which the bound knows nothing.
+# Hand-overs under way per link, for every rule. With 1, a link mostly waits for its answers; on a shared channel 4 do
+# too, and 8, since each also waits for its turn, of which the bound knows nothing.
 LINK_WINDOW, ON_AIR_WINDOW = 4, 16
 UNDER_WAY = 0.02  # of the data of a run, which may be without answer at its end: 0.4 s of 20 s
 HIGHEST = 0.95  # threshold that the controllers may go up to; a round value, chosen beforehand and not on these images

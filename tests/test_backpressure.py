@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from mdi_exit.policies.exit import DriftPlusPenalty
 from .worlds import SURE, UNSURE, admit, done, mesh_world, of, only, report, task, worker
 
 RNG = random.Random(0)
+ALL = (1.0, 1.0, 1.0)  # a share of a way that nothing holds back
 
 
 @dataclass
@@ -68,6 +70,8 @@ class Worker:
     pi: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     air: OnAir | None = None
     sending: float = 0.0
+    trip_s: float = 0.0
+    dealt_of: tuple[float, float] = (0.0, 0.0)
     continuing: float = 0.5
     beside_s: float = 0.0
     crossed: int = 0
@@ -92,8 +96,11 @@ class Worker:
     def on_air(self, neighbour: str) -> OnAir | None:
         return self.air
 
-    def sending_s(self, channel: str) -> float:
-        return self.sending
+    def air_use(self, channel: str) -> tuple[float, float]:
+        return self.sending, self.trip_s
+
+    def dealt(self, neighbour: str, k: int) -> tuple[float, float]:
+        return self.dealt_of
 
 
 def runs(policy: Any, view: Worker) -> int | None:
@@ -160,24 +167,30 @@ class TestPrices:
 
     def test_the_price_of_a_radio_channel_counts_and_so_does_the_airtime(self) -> None:
         pi = {"n": (1.0, 1.0, 0), "m": (0.5, 0.5, 0)}
-        dear = OnAir("n", "m", "air", 10.0, (0.1, 0.04, 0.0))  # 1.0 and 0.4 of a datum
+        dear = OnAir("n", "m", "air", 10.0, (0.1, 0.04, 0.0), ALL)  # 1.0 and 0.4 of a datum
         assert sends(DualBackPressure(), Worker({1: 9, 2: 3}, pi=pi, air=dear), Neighbour()) == 2
         assert sends(DualBackPressure(), Worker({1: 9}, pi=pi, air=dear), Neighbour()) is None
 
     def test_a_worker_does_not_crowd_a_channel_with_airtime(self) -> None:
-        air = OnAir("n", "m", "air", 0.0, (0.004, 0.1, 0.0))
-        assert sends(DualBackPressure(), Worker({1: 9}, air=air, sending=0.015), Neighbour()) == 1
-        assert sends(DualBackPressure(), Worker({1: 9}, air=air, sending=0.017), Neighbour()) is None
-        assert sends(DualBackPressure(), Worker({1: 9}, air=air, sending=0.05), Neighbour(round_trip_s=0.06)) == 1
+        air = OnAir("n", "m", "air", 0.0, (0.004, 0.1, 0.0), ALL)
+        assert sends(DualBackPressure(), Worker({1: 9}, air=air, sending=0.019), Neighbour()) == 1
+        assert sends(DualBackPressure(), Worker({1: 9}, air=air, sending=0.021), Neighbour()) is None
         assert sends(DualBackPressure(), Worker({2: 9}, air=air), Neighbour()) == 2, "however long, alone it may"
 
-    def test_what_is_worth_hardly_more_than_its_air_waits(self) -> None:
-        """Others may wait for the same air with more: a fifth of its price is asked beyond it."""
-        pi, air = {"n": (1.0, 0, 0), "m": (0.5, 0, 0)}, OnAir("n", "m", "air", 10.0, (0.05, 0.0, 0.0))
-        assert sends(DualBackPressure(theta=0), Worker({1: 3}, pi=pi, air=air), Neighbour()) is None
-        assert sends(DualBackPressure(theta=0), Worker({1: 4}, pi=pi, air=air), Neighbour()) == 1
-        relay = Worker({1: 1}, hosted=(2, 3), pi=pi, air=air)
-        assert sends(DualBackPressure(), relay, Neighbour()) == 1, "what cannot be computed here must not stay for ever"
+    def test_the_room_on_a_channel_is_that_of_the_longest_round_trip_for_every_neighbour(self) -> None:
+        """Else whoever is near would wait for ever behind what fills the room of those far away."""
+        air = OnAir("n", "m", "air", 0.0, (0.004, 0.1, 0.0), ALL)
+        near = Neighbour(round_trip_s=0.01)
+        assert sends(DualBackPressure(), Worker({1: 9}, air=air, sending=0.05, trip_s=0.06), near) == 1
+        assert sends(DualBackPressure(), Worker({1: 9}, air=air, sending=0.05, trip_s=0.04), near) is None
+
+    def test_a_way_of_a_channel_gets_little_more_than_its_part_of_the_optimum(self) -> None:
+        half = OnAir("n", "m", "air", 0.0, (0.004, 0.1, 0.0), (0.5, 0.0, 1.0))
+        for dealt, answer in (((50, 100), 1), ((58, 100), 1), ((60, 100), None), ((3, 1), 1), ((5, 1), None)):
+            view = Worker({1: 9}, air=half, dealt_of=(float(dealt[0]), float(dealt[1])))
+            assert sends(DualBackPressure(), view, Neighbour()) == answer, dealt
+        assert sends(DualBackPressure(), Worker({2: 9}, air=half), Neighbour()) is None, "the optimum never goes there"
+        assert sends(DualBackPressure(), Worker({3: 9}, air=half, dealt_of=(99.0, 100.0)), Neighbour()) == 3
 
     def test_without_prices_the_queues_decide(self) -> None:
         assert sends(DualBackPressure(), Worker({1: 3}), Neighbour()) == 1
@@ -284,11 +297,35 @@ def test_what_is_on_its_way_to_a_neighbour_does_not_make_it_busy_but_takes_of_th
     admit(core, *range(5))
     neighbour = core.neighbours_toward(1)[0]
     assert len(neighbour.transfers) == 3 and neighbour.backlog(1) == 0
-    air = OnAir("n", "m", "air", 1.0, (0.002, 0.0, 0.0))
+    air = OnAir("n", "m", "air", 1.0, (0.002, 0.0, 0.0), ALL)
     core.handle(ev.PricesReceived(Prices(1, ("n", "m"), ((0.0,) * 3,) * 2, (air,)), None), 0.05)
-    assert core.sending_s("air") == pytest.approx(0.006) and core.sending_s("another") == 0
+    assert core.air_use("air")[0] == pytest.approx(0.006) and core.air_use("another") == (0, 0)
     core.handle(ev.ReportReceived(report("m", waiting=2)), 0.1)
     assert neighbour.backlog(1) == 2
+
+
+def test_what_was_disposed_of_lately_is_counted_while_a_channel_limits_and_fades() -> None:
+    core = worker("m", "q", offloading=BackPressure(theta=0), options=WorkerOptions(link_window=2))
+    admit(core, 0)
+    assert core.dealt("m", 1) == (0, 0), "no channel limits"
+    air = OnAir("n", "m", "air", 1.0, (0.002, 0.0, 0.0), ALL)
+    core.handle(ev.PricesReceived(Prices(1, ("n", "m"), ((0.0,) * 3,) * 2, (air,)), None), 0.0)
+    core.handle(ev.TasksArrived((task(1), task(2), task(3), task(4)), None, 0), 0.0)
+    handed = [core.dealt(name, 1)[0] for name in ("m", "q")]
+    assert min(handed) >= 1 and core.dealt("m", 1)[1] == sum(handed) + core.computing
+    before = core.dealt("m", 1)
+    core.handle(ev.ReportReceived(report("m", waiting=9)), 1.0)
+    assert core.dealt("m", 1) == pytest.approx([count / math.e for count in before])
+
+
+def test_a_channel_s_round_trip_is_the_longest_of_its_neighbours() -> None:
+    core = worker("m", "q", "r", offloading=BackPressure(theta=0))
+    sent = {effect.to: effect.transfer_id for effect in of(admit(core, *range(4)), fx.SendTasks)}
+    for name, trip_s in (("m", 0.03), ("q", 0.05), ("r", 0.9)):
+        core.handle(ev.TasksDelivered(name, sent[name], trip_s, report(name)), 1.0)
+    ways = tuple(OnAir("n", name, "air", 1.0, (0.002, 0.0, 0.0), ALL) for name in ("m", "q"))
+    core.handle(ev.PricesReceived(Prices(1, ("n",), ((0.0,) * 3,), ways), None), 1.0)
+    assert core.air_use("air")[1] == 0.05
 
 
 def test_what_a_task_takes_of_a_link_is_told_from_what_it_waited_for_others() -> None:

@@ -85,6 +85,30 @@ def test_a_worker_measured_to_be_slow_becomes_dear_and_a_lost_one_is_left_out() 
     assert gone.pi[0] == pytest.approx(expected.pi[0])
 
 
+def test_ways_of_a_channel_have_their_part_of_the_optimum_and_only_where_tasks_are_expected() -> None:
+    links = {"bandwidth": "2 Mbit/s", "channel": "air"}
+    experiment = load_experiment("find-rate", {"topology": "3-node-mesh", "links": links, "placement.n3": "4-5"})
+    card = load_card(experiment)
+    made = price_solver(experiment, card, TRACE.payload_bytes)(fx.SolvePrices((), ()))
+    shares = (0.7,) * (EXITS - 1)
+    exact = optimum(dataclasses.replace(problem_of(experiment, card, TRACE), continuation=shares))
+    ways = {(way.sender, way.receiver): way.share for way in made.channels}
+    names = experiment.topology.workers
+    problem = problem_of(experiment, card, TRACE)
+    assert ways.keys() == set(problem.links), "of a channel that limits, all of its ways are told"
+    for link, (sender, receiver) in enumerate(problem.links):
+        for k in range(EXITS):
+            row = names.index(sender)
+            away = sum(exact.sent_per_s[i, k] for i, (a, _) in enumerate(problem.links) if a == sender)
+            in_all = exact.processed_per_s[row, k] + away
+            expected = exact.sent_per_s[link, k] / in_all if in_all > 0.01 else 1.0
+            assert ways[sender, receiver][k] == pytest.approx(expected, abs=1e-4)
+    assert any(0 < part < 1 for share in ways.values() for part in share)
+    fast = {**links, "bandwidth": "1 Gbit/s"}
+    idle = load_experiment("find-rate", {"topology": "3-node-mesh", "links": fast, "placement.n3": "4-5"})
+    assert not price_solver(idle, card, TRACE.payload_bytes)(fx.SolvePrices((), ())).channels, "there is air for all"
+
+
 def test_what_the_runtime_takes_counts_once_whether_computing_was_measured_or_not(tmp_path: Path) -> None:
     """What a worker measures is computing alone; per datum, task and hand-over its profile's times come on top."""
     text = "memory_bytes: 10000000\nsegment_s: {mobilenet_v2@32: [0.01, 0.01, 0.01, 0.01, 0.01]}\n"

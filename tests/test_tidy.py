@@ -25,8 +25,8 @@ VIRTUAL = [*PURE, *(source for source in CODE if source.inside("mdi_exit.simulat
 # Lines of code: the core is read whole before it is changed, core and simulation in one sitting. A third of the core
 # only declares what there is (types, events, effects, views); it serves two families of rules, prices, and farewells.
 # The simulation also counts what the runtime itself takes of a device.
-CORE_LINES_MAX = 1350
-SITTING_LINES_MAX = 1870
+CORE_LINES_MAX = 1400
+SITTING_LINES_MAX = 1920
 # What persons write: the tidy rules spell in two halves what they forbid.
 WRITTEN = (".md", ".py", ".sh", ".toml", ".txt", ".yaml")
 TEXTS = [ROOT / "Makefile", ROOT / ".ci" / "run", *(path for path in ROOT.iterdir() if path.suffix in WRITTEN)]

@@ -26,7 +26,7 @@ from mdi_exit.runtime.fit import check_fit, check_groups
 
 EXITS = 5
 WORKERS = ("a", "b")
-AIR = OnAir("a", "b", "air", 0.3, (0.1,) * EXITS)
+AIR = OnAir("a", "b", "air", 0.3, (0.1,) * EXITS, (0.5,) * EXITS)
 MEASURED = Measurement("b", 0, 3, (0.01,) * EXITS, (("a", (0.1,) * EXITS),), (9.0,) * EXITS, (4.5,) * EXITS)
 REPORT = WorkerReport("b", 4, 0, (0, 1, 2, 0, 0), (0, 3, 0, 0, 0), 0.002, 1, 2)
 TASK = Task(7, 0, 2, 16, 1)

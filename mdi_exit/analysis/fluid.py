@@ -164,8 +164,9 @@ def problem_of(
     per round trip (transmission, latency, acknowledgement, latency); a window of 1 is stop-and-wait. A frame has
     `header_bytes` beside its tasks, an acknowledgement nothing else; a lost frame is sent again. Tasks go only where
     `topology.routes` lets the cores send them. Results travel free, or as frames of `result_bytes`, by any way. On a
-    radio channel the transmissions of all its links exclude each other; latencies do not. A bandwidth that changes
-    counts with its mean. Gossip, and the medium's time for acknowledgements, are ignored: the bound stays one.
+    radio channel the transmissions of all its links exclude each other, acknowledgements among them; latencies do not.
+    A bandwidth that changes counts with its mean. Gossip, and what acknowledgements take of a link off a channel, are
+    ignored: the bound stays one.
 
     Raises OptimumError when the trace has other exits than the model, or nothing is known of a worker's times.
     """
@@ -226,12 +227,14 @@ def placed(
     for i, (a, b, link) in enumerate(ways):
         options, tries = experiment.worker_options[a], 1 / (1 - link.shape.loss)
         header_s = link.shape.transmission_s(header_bytes) / options.group_max
+        answer_s = header_s if link.shape.channel else 0.0  # the other direction has a medium of its own elsewhere
         turn_s = 2 * link.shape.latency_s / options.group_max + header_s
         for k, size_bytes in enumerate(payload_bytes[:-1]):
             if a in allowed and b in allowed[a].toward_segment[k]:
                 travels_bytes = link.shape.travels_bytes(k + 1, size_bytes)
-                send_s[i, k] = tries * (link.shape.transmission_s(travels_bytes) + header_s)
-                wait_s[i, k] = (send_s[i, k] + tries * turn_s) / options.link_window
+                leaves_s = link.shape.transmission_s(travels_bytes) + header_s
+                send_s[i, k] = tries * (leaves_s + answer_s)
+                wait_s[i, k] = tries * (leaves_s + turn_s) / options.link_window
         up = a in allowed and b in allowed
         result_s[i] = tries * link.shape.transmission_s(result_bytes or 0) if up else np.inf
     return FluidProblem(

@@ -94,7 +94,8 @@ def _shares(problem: FluidProblem, found: Optimum) -> Array:
     np.add.at(disposed, senders, found.sent_per_s)
     expected = disposed > _EXPECTED * found.rate_per_s
     shares = np.divide(found.sent_per_s, disposed[senders], out=np.ones_like(found.sent_per_s), where=expected[senders])
-    return np.clip(shares, 0.0, 1.0)
+    clipped: Array = np.clip(shares, 0.0, 1.0)
+    return clipped
 
 
 def _continuation(exits: int, measured: Mapping[str, Measurement]) -> tuple[float, ...]:

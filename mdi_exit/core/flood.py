@@ -16,7 +16,7 @@ class Flood:
         self.thresholds = ev.ThresholdsReceived(0, thresholds, None)
         self.prices = ev.PricesReceived(NO_PRICES, None)
         self._pi: dict[str, tuple[float, ...]] = {}
-        self._on_air: dict[tuple[str, str], OnAir] = {}
+        self.ways: dict[tuple[str, str], OnAir] = {}  # of radio channels that limit the rate: sender, receiver
 
     def take(self, event: ev.ThresholdsReceived | ev.PricesReceived) -> list[fx.WorkerEffect]:
         """Take news in and pass them on, unless they are old."""
@@ -29,7 +29,7 @@ class Flood:
                 return []
             self.prices = event
             self._pi = dict(zip(event.prices.workers, event.prices.pi, strict=True))
-            self._on_air = {(way.sender, way.receiver): way for way in event.prices.channels}
+            self.ways = {(way.sender, way.receiver): way for way in event.prices.channels}
         return [self._tell(event, m.name) for m in self._neighbours if m.name != event.sender]
 
     def catch_up(self, report: WorkerReport) -> list[fx.WorkerEffect]:
@@ -45,15 +45,6 @@ class Flood:
         """pi[name][k]; that of `own` for a worker that was not there when prices were made, so that they cancel."""
         pi = self._pi.get(name) or self._pi.get(own)
         return pi[k - 1] if pi else 0.0
-
-    def on_air(self, own: str, name: str) -> OnAir | None:
-        """The radio channel that leads from `own` to `name`, if one does that limits the rate."""
-        return self._on_air.get((own, name))
-
-    @property
-    def any_on_air(self) -> bool:
-        """A radio channel limits the rate, as far as prices told."""
-        return bool(self._on_air)
 
     def _tell(self, news: ev.ThresholdsReceived | ev.PricesReceived, to: str) -> fx.WorkerEffect:
         if isinstance(news, ev.ThresholdsReceived):

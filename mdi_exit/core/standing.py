@@ -36,7 +36,7 @@ class Standing:
         self._results = ResultRelay(self._neighbours, is_source, limits.results_max)
         self._flood = Flood(self._neighbours, thresholds)
         self._delays = Delays(exits, options.delay_weight, options.compute_delay_s)
-        self._dealt = Dealt(exits)
+        self._dealt = Dealt()
         self._now = 0.0
         self.segment_delay_s = self._delays.segment_s  # Gamma[n][k]
         self.continuation = self._delays.continuation  # c[k] as seen here
@@ -69,21 +69,19 @@ class Standing:
 
     def on_air(self, neighbour: str) -> OnAir | None:
         """Return the radio channel to a neighbour, if one leads there that limits the rate."""
-        return self._flood.on_air(self.name, neighbour)
+        return self._flood.ways.get((self.name, neighbour))
 
-    def sending_s(self, channel: str) -> float:
-        """Return how long this worker's hand-overs under way on a radio channel keep it busy."""
-        sent = ((self.on_air(m.name), t.tasks) for m in self._neighbours for t in m.transfers.values())
-        return sum(len(tasks) * way.air_s[tasks[0][1].k - 1] for way, tasks in sent if way and way.channel == channel)
-
-    def round_trip_s(self, channel: str) -> float:
-        """Return the longest of the round trips to neighbours on a radio channel."""
-        trips_s = [m.round_trip_s for m in self._neighbours if (way := self.on_air(m.name)) and way.channel == channel]
-        return max(trips_s, default=0.0)
+    def air_use(self, channel: str) -> tuple[float, float]:
+        """Return how long this worker's hand-overs under way keep a radio channel busy, and the longest of the round
+        trips to neighbours on it."""
+        there = [(m, way) for m in self._neighbours if (way := self.on_air(m.name)) and way.channel == channel]
+        sent = ((t.tasks, way) for m, way in there for t in m.transfers.values())
+        busy_s = sum(len(tasks) * way.air_s[tasks[0][1].k - 1] for tasks, way in sent)
+        return busy_s, max((m.round_trip_s for m, _ in there), default=0.0)
 
     def dealt(self, neighbour: str, k: int) -> tuple[float, float]:
         """Return how many tasks for segment k went to a neighbour lately, and how many anywhere or were computed."""
-        return self._dealt.lately(neighbour, k, self._now)
+        return self._dealt.lately(neighbour, k, self._now), self._dealt.lately("", k, self._now)
 
     def observe(self) -> ev.SourceObserved:
         """Return the queue lengths the controller judges by."""

@@ -117,11 +117,9 @@ class WorkerView(Protocol):
     def on_air(self, neighbour: str) -> OnAir | None:
         """The radio channel to a neighbour, as prices told of it; None where none limits the rate."""
 
-    def sending_s(self, channel: str) -> float:
-        """How long this worker's hand-overs under way on a radio channel keep it busy."""
-
-    def round_trip_s(self, channel: str) -> float:
-        """The longest of the round trips to neighbours on a radio channel."""
+    def air_use(self, channel: str) -> tuple[float, float]:
+        """How long this worker's hand-overs under way keep a radio channel busy; the longest of the round trips to
+        neighbours on it."""
 
     def dealt(self, neighbour: str, k: int) -> tuple[float, float]:
         """Tasks for segment k that were disposed of here within about a second: handed to a neighbour; and in all,

@@ -243,7 +243,7 @@ class WorkerCore(Standing):
             [Task(t.data_id, t.attempt, t.k, t.payload_bytes, t.hops + 1, t.arm, t.seen) for _, t in transfer.tasks]
         )
         self._delays.handled += len(tasks)
-        if self._flood.any_on_air:
+        if self._flood.ways:
             self._dealt.note(k, len(tasks), neighbour.name, self._now)
         self._effects.append(fx.SendTasks(neighbour.name, self._transfers, tasks))
 
@@ -267,8 +267,8 @@ class WorkerCore(Standing):
             # As many as wait go together, but nobody who comes meanwhile waits long for them.
             in_time = int(self._options.group_s / max(self._delays.segment_s(k), 1e-9))
             tasks = self._tasks.start_computing(side, k, max(1, min(self._options.group_max, in_time)))
-            if self._flood.any_on_air:
-                self._dealt.note(k, len(tasks), None, self._now)
+            if self._flood.ways:
+                self._dealt.note(k, len(tasks), "", self._now)
             self._effects.append(fx.RunSegment(k, tasks))
 
     def _discard(self, keys: list[TaskKey]) -> None:

@@ -81,8 +81,8 @@ class DualBackPressure:
     (H[n][k] - c[k] H[n][k+1] + kappa k) / Gamma[n][k], or none where that would only lengthen a queue for links; a free
     link takes the one with the largest (H[n][k] - H[m][k] - theta) / D, if above 0 (what cannot be computed here:
     without theta). Half of what is on its way to m counts with Q[m][k], and handling the hand-over at both ends must be
-    worth its time, as in BackPressure. On a radio channel that limits the rate, it is (H[n][k] - H[m][k] -
-    theta - price_scale nu D) / D with D the time on the air, and no way gets more than about its part of the optimum's flow.
+    worth its time, as in BackPressure. On a radio channel that limits the rate, it is (H[n][k] - H[m][k] - theta -
+    price_scale nu D) / D with D the time on the air, and no way gets more than about its part of the optimum's flow.
     Before the first prices H is Q.
     """
 
@@ -125,8 +125,9 @@ class DualBackPressure:
         if k in view.hosted and view.beside_s:
             relief = self._most_relieving(view)[0]
             k = _worth_sending(view, neighbour, self.theta, self.price_scale, way, relief)[1]
-        if way and k and view.sending_s(way.channel) >= max(_ON_AIR_MAX_S, view.round_trip_s(way.channel)):
-            return None
+        if way and k:
+            busy_s, round_trip_s = view.air_use(way.channel)
+            return k if busy_s < max(_ON_AIR_MAX_S, round_trip_s) else None
         return k
 
     def order(self, view: WorkerView, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
