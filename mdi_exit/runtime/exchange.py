@@ -7,6 +7,7 @@ timers, and asks `due` when one of ours goes off.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -70,7 +71,7 @@ class Exchange:
         self._timers, self._clock, self._deliver, self._store = timers, clock, deliver, store
         self._receiver, self._coders = receiver, coders
         self._started: dict[tuple[str, int], tuple[float, int]] = {}  # hand-overs without an answer yet: when, bytes
-        self._answered: dict[tuple[str, int], fx.Acknowledge | None] = {}  # None until the core has answered
+        self._answered: OrderedDict[tuple[str, int], fx.Acknowledge | None] = OrderedDict()  # None: not answered yet
         self._held: dict[int, _Held] = {}  # on a shaped link, until their release
         self._releases = 0
         self.bytes_sent: dict[str, int] = {}
@@ -197,7 +198,7 @@ class Exchange:
         self._check_payloads(message.tasks, tensors)
         self._answered[key] = None
         if len(self._answered) > _ANSWERED_MAX:
-            del self._answered[next(iter(self._answered))]
+            self._answered.popitem(last=False)
         self._store(message.tasks, self._receiver.hear(sender, message.tasks[0].k, tensors))
         self._deliver(ev.TasksArrived(message.tasks, sender, message.transfer_id))
 
