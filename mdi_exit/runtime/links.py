@@ -17,7 +17,6 @@ import itertools
 import math
 import secrets
 import select
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -148,17 +147,12 @@ class Links:
         """The descriptors that can be read, as soon as one can be.
 
         Polling counts whole milliseconds. Rounded up, every frame that a shaped link holds back would be late, and so
-        would its acknowledgement; so what is left after whole ones is waited for by `select`, which counts finer.
+        would its acknowledgement; so `select` waits, which counts finer. Both after each other would wake us twice.
         """
-        until_s = time.monotonic() + timeout_s
-        found = self._poll.poll(int(1000 * timeout_s))
-        while not found and (left_s := until_s - time.monotonic()) > _SHORT_S:
-            descriptors = [self._wake_fd, *self._happened]
-            if max(descriptors) < _SELECT_MAX:
-                select.select(descriptors, (), (), left_s)
-                return [descriptor for descriptor, _ in self._poll.poll(0)]
-            found = self._poll.poll(math.ceil(1000 * left_s))
-        return [descriptor for descriptor, _ in found]
+        if timeout_s > _SHORT_S and max(descriptors := [self._wake_fd, *self._happened]) < _SELECT_MAX:
+            return select.select(descriptors, (), (), timeout_s)[0]
+        milliseconds = math.ceil(1000 * timeout_s) if timeout_s > _SHORT_S else 0
+        return [descriptor for descriptor, _ in self._poll.poll(milliseconds)]
 
     def receive(self) -> tuple[str, list[Buffer]] | None:
         """Return the next message as (neighbour, frames), or None when none is there."""
