@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -86,6 +88,13 @@ def test_the_loop_is_charged_for_what_it_does_while_there_is_something_to_comput
     assert computer.busy_here, "a short segment is computed by the loop's thread"
     assert collected(taken) < 0.2, "and is not what goes on beside it"
     computer.stop(1.0)
+
+
+def test_a_workers_process_looks_for_garbage_seldom_and_not_among_what_stays() -> None:
+    program = "import gc; from mdi_exit.runtime.actor import collect_seldom; collect_seldom(); " \
+        "print(gc.get_threshold()[0] > 10_000, gc.get_freeze_count() > 1_000, gc.isenabled())"  # fmt: skip
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["True"] * 3
 
 
 @pytest.mark.parametrize("alone", [False, True])

@@ -106,7 +106,7 @@ class Computer:
 
     def _compute(self, k: int, tasks: tuple[Task, ...], payloads: list[Tensor], follows: bool) -> Computed:
         started_s = time.monotonic()
-        batch = payloads[0][np.newaxis] if len(payloads) == 1 else np.stack(payloads)
+        batch = _batch(payloads)
         try:
             if isinstance(self._runner, PacedRunner):
                 readings, features = self._runner.run(k, batch, follows)
@@ -118,3 +118,10 @@ class Computer:
             return Computed(k, tasks, (), None, time.monotonic() - started_s, str(error))
         self._took_s[k] = duration_s
         return Computed(k, tasks, tuple(readings), features, duration_s)
+
+
+def _batch(payloads: list[Tensor]) -> Tensor:
+    """One array of them all, what numpy.stack does with half the steps."""
+    if len(payloads) == 1:
+        return payloads[0][np.newaxis]
+    return np.concatenate(payloads).reshape(len(payloads), *payloads[0].shape)

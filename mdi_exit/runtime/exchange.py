@@ -119,29 +119,29 @@ class Exchange:
         """One of our timers went off."""
         kind, which, number = timer
         if kind == "release":
-            self._send(self._held.pop(which))
+            held = self._held.pop(which)
+            self._send(held.message, held.frames, held.size_bytes)
         elif self._started.pop((which, number), None) is not None:
             self._deliver(ev.TasksUndelivered(which, number, "not acknowledged in time"))
 
     def _put(self, message: LinkMessage, frames: list[Buffer], size_bytes: int, now: float) -> float:
         """Send now or, on a shaped link, hold back; return when the message is with the neighbour."""
-        held = _Held(message, frames, size_bytes)
         shaper = self._shapers.get(message.to)
         if shaper is None:
-            self._send(held)
+            self._send(message, frames, size_bytes)
             return now
         release_s = shaper.release_s(size_bytes, now)
         if release_s is None:
             return now
         self._releases += 1
-        self._held[self._releases] = held
+        self._held[self._releases] = _Held(message, frames, size_bytes)
         self._timers.set(("release", self._releases, 0), release_s)
         return release_s
 
-    def _send(self, held: _Held) -> None:
-        message, to = held.message, held.message.to
-        if self._links.send(to, held.frames):
-            self.bytes_sent[to] = self.bytes_sent.get(to, 0) + held.size_bytes
+    def _send(self, message: LinkMessage, frames: list[Buffer], size_bytes: int) -> None:
+        to = message.to
+        if self._links.send(to, frames):
+            self.bytes_sent[to] = self.bytes_sent.get(to, 0) + size_bytes
         elif isinstance(message, fx.SendTasks):
             self._give_up(to, message.transfer_id)
         elif isinstance(message, fx.SendResults):
