@@ -81,7 +81,9 @@ class Closed:
 class WorkerProcess:
     """One worker's process. `watch` needs a thread of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, owns_process: bool = False) -> None:
+        """`owns_process`: nothing else goes on in it."""
+        self._owns_process = owns_process
         self._node: Node | None = None
         self._runner: SegmentRunner | None = None
 
@@ -95,7 +97,8 @@ class WorkerProcess:
         except UserError as error:
             raise UserError(str(error)) from None
         opened = Opened(self._node.links.address, os.getpid())  # before the links are the loop's thread's
-        collect_seldom()
+        if self._owns_process:
+            collect_seldom()
         self._node.start()
         return opened
 
