@@ -84,19 +84,21 @@ def _loop_row(case: str, repetition: int, rate: float, back_end: str, group: int
 def measure_workers(cluster: Cluster, name: str, chosen: Options, repetition: int) -> Row:
     """One run of so many workers."""
     settings: dict[str, Any] = {"worker.group_max": GROUP, "worker.link_window": 4, "runtime.encrypt": False}
-    settings |= {"admission.queue_target": 4 * GROUP, "duration_s": 2 * (_QUICK_S if chosen.quick else _SECONDS)}
+    half_s = _QUICK_S if chosen.quick else _SECONDS
+    settings |= {"admission.queue_target": 4 * GROUP, "duration_s": 2 * half_s}
     experiment = bare.experiment_of(WORKERS[name], chosen.seed + repetition, **settings)
-    watch = Watch()
+    watch = Watch(half_s)  # the bare loop's images are decoded before it begins, too
     record = cluster.run(experiment, watch)
     report = build_report(experiment, record.card, record.tallies, record.facts, "", "ray")
+    rate_per_s = settled(report)["throughput_per_s"]
     return {
         **{"kind": "workers", "case": name, "repetition": repetition},
-        "rate_per_s": settled(report)["throughput_per_s"],
+        "rate_per_s": rate_per_s,
         "accuracy": report["accuracy"],
         "exits": report["exits"],
         "lost": report["lost"],
         "workers_cpu": watch.workers_cpu,
-        "rate_per_cpu_s": report["throughput_per_s"] / watch.workers_cpu,
+        "rate_per_cpu_s": rate_per_s / watch.workers_cpu,
         "others_cpu": watch.others_cpu,
         "hops": sum(link["tasks"] for link in report["links"].values()),
     }

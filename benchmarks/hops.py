@@ -27,11 +27,13 @@ from mdi_exit import assembly, compute
 from mdi_exit.compute.base import FeatureShapes
 from mdi_exit.core.events import AdmissionClosed, AdmissionOpened, RoutesChanged
 from mdi_exit.core.types import ExitReading
+from mdi_exit.runtime.actor import collect_seldom
 from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.node import Node
 
 _FEATURE = (4, 32, 32)  # floats: 16 KB
 _SEGMENT_S = 0.0004  # for one task, as a fifth of MobileNetV2 takes on one core
+_IMAGES = 200
 _WITHIN_S = 90.0
 _DIED = "the process of a node ended before it answered; what it printed above says why"
 
@@ -57,10 +59,12 @@ class IdleNetwork:
 def cpu_us_per_hop(group: int, encrypt: bool, seed: int, seconds: float) -> float:
     """Microseconds of processor time of both ends per task that crossed, steady, at full load."""
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(8):  # few, so that all are decoded before anything is counted
+        # Few, so that all are decoded before anything is counted, but as many as are in flight at once: else their
+        # order would be drawn anew for every few of them, which no data set asks for.
+        for number in range(_IMAGES):
             path = Path(folder, "cat", f"{number}.png")
             path.parent.mkdir(exist_ok=True)
-            Image.new("RGB", (32, 32), (30 * number, 0, 0)).save(path)
+            Image.new("RGB", (32, 32), (number, 0, 0)).save(path)
         return _measure(group, encrypt, seed, seconds, folder)
 
 
@@ -138,6 +142,7 @@ def _serve(life: Life, connection: Connection) -> None:
     """One node; in a process of its own."""
     node = Node(life, IdleNetwork(life.experiment.hosted[life.name], life.prepared.features), "127.0.0.1")
     connection.send(node.links.address)
+    collect_seldom()  # as a worker's process does
     node.start()
     if (told := connection.recv()) is None:
         return

@@ -13,8 +13,13 @@ from mdi_exit.runtime import Progress
 
 @dataclass(slots=True)
 class Watch:
-    """Observes a run: what its workers' processes, and all others, took of the processors while data were admitted."""
+    """Observes a run: what its workers' processes, and all others, took of the processors while data were admitted.
 
+    The first `after_s` are left out, in which a source decodes its images and a run finds its rate.
+    """
+
+    after_s: float = 0.0
+    opened_s: float | None = None
     begun: tuple[float, float, float] | None = None
     last: tuple[float, float, float] | None = None
     pids: Mapping[str, int] = field(default_factory=dict)
@@ -23,7 +28,9 @@ class Watch:
         if progress.phase == "run" and progress.pids:
             self.pids = progress.pids
             self.last = self._now()
-            self.begun = self.begun or self.last
+            self.opened_s = self.last[0] if self.opened_s is None else self.opened_s
+            if self.begun is None and self.last[0] >= self.opened_s + self.after_s:
+                self.begun = self.last
 
     @property
     def workers_cpu(self) -> float:

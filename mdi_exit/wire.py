@@ -2,13 +2,13 @@
 
 A message on a link is the very effect that caused it (`SendTasks`, `Acknowledge`, `SendResults`, `SendReport`,
 `SendThresholds`, `SendPrices`, `SendMeasurements`), so that there is no second family of types. Its frames are a
-versioned header and, behind it, one frame per tensor, which becomes an array without being copied. A feature may be
-coded (mdi_exit.codec); the header names how, per tensor. `pack` and `unpack` do the same for every event and effect,
-for journals.
+versioned header and, behind it, the tensors: each a frame, or small ones of a group together in one, as a frame costs
+more than copying what is in it. They become arrays without being copied. A feature may be coded (mdi_exit.codec); the
+header names how, per frame. `pack` and `unpack` do the same for every event and effect, for journals.
 
-A frozen dataclass travels as {tag: [fields]}; `TABLE` gives each its tag. Nothing here can run code: unpacking makes
-numbers, texts, tuples and the dataclasses of the table, each field checked against its annotation. Whatever a peer
-gets wrong is a `WireError`; any other exception is our bug.
+A frozen dataclass travels as {tag: [fields]}; `TABLE` gives each its tag; on links, tasks and results travel as
+{tag: [columns]}. Nothing here can run code: unpacking makes numbers, texts, tuples and the dataclasses of the table,
+each field checked against its annotation. Whatever a peer gets wrong is a `WireError`; any other exception is our bug.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ from numpy.typing import NDArray
 
 from mdi_exit import codec
 from mdi_exit.core import effects as fx
-from mdi_exit.wire_table import LINK_MESSAGES, READERS, VERSION, WRITERS, LinkMessage, WireError
+from mdi_exit.wire_table import (
+    IN_COLUMNS,
+    LINK_MESSAGES,
+    READERS,
+    VERSION,
+    WRITERS,
+    LinkMessage,
+    WireError,
+)
 
 __all__ = ("LinkMessage", "WireError", "decode", "encode", "pack", "unpack")
 
@@ -33,6 +41,7 @@ MESSAGE_BYTES_MAX = 256 << 20
 DIMENSION_MAX = 1 << 20
 DIMENSIONS_MAX = 6
 PACKED_BYTES_MAX = 16 << 20  # one journal step; the largest names every datum of a run at its end
+_TOGETHER_BYTES = 1 << 16  # tensors below this share a frame; 1024 of them are no larger than a tensor may be
 _ENTRIES_MAX = 1 << 16  # of one list; bounds what a header of a few bytes can make the decoder allocate
 
 # Bytes as they lie in memory are little-endian on every machine this runs on (x86, Arm); the names say so.
@@ -51,13 +60,17 @@ Buffer = bytes | bytearray | memoryview
 
 
 def encode(message: LinkMessage, tensors: Sequence[Tensor] = (), encoding: str = codec.FP32) -> list[Buffer]:
-    """Return the frames of a message; tensors that are contiguous are not copied, so leave them be until sent.
+    """Return the frames of a message; large tensors that are contiguous are not copied, so leave them be until sent.
 
     A `SendTasks` goes with either one tensor per task, in order, or none when only its header is of interest. In
     another `encoding` than fp32, features (fp32 tensors) are coded, but those that it cannot hold.
     """
     frames: list[Buffer] = [b""]
-    described = []
+    described: list[tuple[int, tuple[int, ...], int]] = []
+    if len(tensors) > 1 and _go_together(tensors, encoding):
+        frames.append(b"".join([(tensor if tensor.flags.c_contiguous else tensor.copy()).data for tensor in tensors]))
+        described.append((_DTYPE_CODE[tensors[0].dtype], tensors[0].shape, len(tensors)))
+        tensors = ()
     for tensor in tensors:
         if encoding != codec.FP32 and tensor.dtype == _FEATURE:
             try:
@@ -65,13 +78,33 @@ def encode(message: LinkMessage, tensors: Sequence[Tensor] = (), encoding: str =
             except codec.CodecError:
                 pass  # as it is
             else:
-                described.append((_CODE[encoding], tensor.shape))
+                described.append((_CODE[encoding], tensor.shape, 1))
                 continue
-        described.append((_DTYPE_CODE[tensor.dtype], tensor.shape))
+        described.append((_DTYPE_CODE[tensor.dtype], tensor.shape, 1))
         whole = tensor if tensor.flags.c_contiguous else np.ascontiguousarray(tensor)
         frames.append(whole.data.cast("B") if tensor.size else b"")
-    frames[0] = _packed((VERSION, message, described))
+    frames[0] = _packed((VERSION, _in_columns(message), described))
     return frames
+
+
+def _go_together(tensors: Sequence[Tensor], encoding: str) -> bool:
+    shape, dtype = tensors[0].shape, tensors[0].dtype
+    if (encoding != codec.FP32 and dtype == _FEATURE) or tensors[0].nbytes >= _TOGETHER_BYTES:
+        return False
+    return all([tensor.shape == shape and tensor.dtype == dtype for tensor in tensors])
+
+
+def _in_columns(message: LinkMessage) -> object:
+    if (column_tag := IN_COLUMNS.get(type(message))) is None:
+        return message
+    tag, values = WRITERS[type(message)]
+    *others, last = values(message)
+    rows: Any = last
+    if not rows:
+        return message
+    _, row_values = WRITERS[type(rows[0])]
+    columns = tuple(zip(*[row_values(row) for row in rows], strict=True))
+    return {tag: (*others, {column_tag: columns})}
 
 
 def decode(frames: Sequence[Buffer]) -> tuple[LinkMessage, list[Tensor]]:
@@ -93,42 +126,49 @@ def decode(frames: Sequence[Buffer]) -> tuple[LinkMessage, list[Tensor]]:
         raise WireError(f"a {type(message).__name__} is no message of a link")
     if type(described) is not tuple or len(described) != len(frames) - 1:
         raise WireError("the header describes another number of tensors than came")
-    expected = (0, len(message.tasks)) if isinstance(message, fx.SendTasks) else (0,)
-    if len(described) not in expected:
-        raise WireError(f"{len(described)} tensors with a {type(message).__name__}")
     if sum(map(len, frames)) > MESSAGE_BYTES_MAX:
         raise WireError(f"the message is larger than {MESSAGE_BYTES_MAX} bytes")
-    tensors, left_bytes = [], MESSAGE_BYTES_MAX  # of what they become: coded ones grow
+    most = len(message.tasks) if isinstance(message, fx.SendTasks) else 0
+    tensors: list[Tensor] = []
+    left_bytes = MESSAGE_BYTES_MAX  # of what they become: coded ones grow
     for entry, frame in zip(described, frames[1:], strict=True):
-        tensors.append(_tensor(entry, frame, min(left_bytes, TENSOR_BYTES_MAX)))
-        left_bytes -= tensors[-1].nbytes
+        together = _tensors(entry, frame, min(left_bytes, TENSOR_BYTES_MAX), most - len(tensors))
+        left_bytes -= together.nbytes
+        tensors += [together[number, ...] for number in range(len(together))]
+    if len(tensors) not in (0, most):
+        raise WireError(f"{len(tensors)} tensors with a {type(message).__name__}")
     return message, tensors
 
 
-def _tensor(described: object, frame: Buffer, most_bytes: int) -> Tensor:
-    if type(described) is not tuple or len(described) != 2:
-        raise WireError("a tensor is not described as (dtype, shape)")
-    code, shape = described
+def _tensors(described: object, frame: Buffer, most_bytes: int, most: int) -> Tensor:
+    """The tensors of a frame, as one with a dimension more."""
+    if type(described) is not tuple or len(described) != 3:
+        raise WireError("a tensor is not described as (dtype, shape, count)")
+    code, shape, count = described
+    if type(count) is not int or not 1 <= count <= most:
+        raise WireError(f"{count!r} tensors in a frame, where {most} belong")
     if type(code) is not int or not 0 <= code < len(_DTYPES) + len(_CODED):
         raise WireError(f"unknown tensor type {code!r}")
     if type(shape) is not tuple or len(shape) > DIMENSIONS_MAX:
         raise WireError("a tensor's shape is not a short list")
-    size = 1
+    size = count
     for dimension in shape:
         if type(dimension) is not int or not 0 <= dimension <= DIMENSION_MAX:
             raise WireError(f"a tensor's dimension is {dimension!r}")
         size *= dimension
     if code in _CODED:
+        if count != 1:
+            raise WireError(f"{count} coded features in a frame")
         if _FEATURE.itemsize * size > most_bytes:
             raise WireError(f"a coded feature of shape {shape} is larger than {most_bytes} bytes")
         try:
-            return codec.decode(_CODED[code], shape, frame)
+            return codec.decode(_CODED[code], (count, *shape), frame)
         except codec.CodecError as error:
             raise WireError(str(error)) from error
     dtype = _DTYPES[code]
     if size * dtype.itemsize != len(frame) or len(frame) > most_bytes:
         raise WireError(f"a tensor of shape {shape} and type {dtype} came as {len(frame)} bytes")
-    return np.frombuffer(frame, dtype).reshape(shape)
+    return np.frombuffer(frame, dtype).reshape((count, *shape))
 
 
 # ---- any value of the core
@@ -175,10 +215,7 @@ def _untagged(pairs: list[tuple[object, object]]) -> Any:
     if len(pairs) != 1:
         raise WireError("a map that is no tagged value")
     tag, content = pairs[0]
-    entry = READERS.get(tag) if type(tag) is int else None
-    if entry is None:
+    read = READERS.get(tag) if type(tag) is int else None
+    if read is None:
         raise WireError(f"unknown tag {tag!r}")
-    kind, readers = entry
-    if type(content) is not tuple or len(content) != len(readers):
-        raise WireError(f"{kind.__name__} has {len(readers)} fields")
-    return kind(*[read(value) for read, value in zip(readers, content, strict=True)])
+    return read(content)

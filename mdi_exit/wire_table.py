@@ -14,7 +14,7 @@ from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core import types as ty
 
-VERSION = 4  # of the header and of TABLE; raised whenever a tag, a field or its meaning changes
+VERSION = 5  # of the header and of TABLE; raised whenever a tag, a field or its meaning changes
 
 TABLE: dict[int, type[Any]] = {
     # values inside others
@@ -75,6 +75,11 @@ TABLE: dict[int, type[Any]] = {
     71: ev.PricesSolved,
     72: ev.WorkerLeft,
 }
+
+# Many of one kind at once: a column per field. Links carry these in place of a tagged value for each, which takes half
+# the bytes and a third of the time.
+COLUMNS: dict[int, type[Any]] = {10: ty.Task, 11: ty.Result}
+IN_COLUMNS: dict[type[Any], int] = {fx.SendTasks: 10, fx.SendResults: 11}  # messages whose last field they are
 
 LinkMessage = (
     fx.SendTasks
@@ -163,10 +168,45 @@ def _writer(kind: type[Any]) -> Callable[[Any], tuple[object, ...]]:
     return lambda value: tuple(getattr(value, name) for name in names)
 
 
-def _readers(kind: type[Any]) -> tuple[_Reader, ...]:
+def _reader_of_fields(kind: type[Any]) -> _Reader:
     hints = typing.get_type_hints(kind)
-    return tuple(_reader(hints[field.name]) for field in fields(kind))
+    readers = tuple(_reader(hints[field.name]) for field in fields(kind))
+
+    def read(content: Any) -> Any:
+        if type(content) is not tuple or len(content) != len(readers):
+            raise WireError(f"{kind.__name__} has {len(readers)} fields")
+        return kind(*[read(value) for read, value in zip(readers, content, strict=True)])
+
+    return read
 
 
-READERS = {tag: (kind, _readers(kind)) for tag, kind in TABLE.items()}
+def _reader_of_column(hint: Any) -> _Reader:
+    inner = _reader(hint)
+    plain = {hint} if hint in (int, float, str, bool) else set()
+
+    def read(column: Any) -> Any:
+        if type(column) is not tuple:
+            raise WireError(f"{type(column).__name__} where a column belongs")
+        return column if {*map(type, column)} == plain else [inner(value) for value in column]
+
+    return read
+
+
+def _reader_of_columns(kind: type[Any]) -> _Reader:
+    hints = typing.get_type_hints(kind)
+    readers = tuple(_reader_of_column(hints[field.name]) for field in fields(kind))
+
+    def read(content: Any) -> Any:
+        if type(content) is not tuple or len(content) != len(readers):
+            raise WireError(f"{kind.__name__} has {len(readers)} fields")
+        columns = [read(column) for read, column in zip(readers, content, strict=True)]
+        if len({*map(len, columns)}) > 1:
+            raise WireError(f"columns of {kind.__name__} that are not all as long")
+        return tuple([kind(*row) for row in zip(*columns, strict=True)])
+
+    return read
+
+
+READERS = {tag: _reader_of_fields(kind) for tag, kind in TABLE.items()}
+READERS |= {tag: _reader_of_columns(kind) for tag, kind in COLUMNS.items()}
 WRITERS = {kind: (tag, _writer(kind)) for tag, kind in TABLE.items()}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mdi_exit.compute.pacing import PacedRunner
 from mdi_exit.core import events as ev
 from mdi_exit.core.delays import Delays
 from mdi_exit.core.types import ExitReading, Task
@@ -57,32 +61,65 @@ def test_a_tasks_share_is_of_all_that_were_handled_meanwhile() -> None:
 
 
 def test_the_loop_is_charged_for_what_it_does_while_there_is_something_to_compute() -> None:
-    runner, done = Busy(), list[Computed]()
+    runner, beside = Busy(), list[float]()
     computer = Computer(runner, lambda: None)
 
-    def collected(take: Any) -> Computed:
-        count = len(done)
-        while len(done) == count:
+    def collected(take: Any) -> float:
+        count = len(beside)
+        while len(beside) == count:
             time.sleep(0.001)
             computer.collect(take)
-        return done[-1]
+        return beside[-1]
 
-    def taken(ended: Computed) -> None:
-        done.append(ended)
+    def taken(ended: Computed, beside_s: float) -> None:
+        beside.append(beside_s)
 
-    def follows(ended: Computed) -> None:
-        done.append(ended)
+    def follows(ended: Computed, beside_s: float) -> None:
+        beside.append(beside_s)
         computer.submit(1, (TASK,), [PAYLOAD])
 
     idle_s = burn(0.3)  # nothing waits to be computed
     computer.submit(1, (TASK,), [PAYLOAD])
-    assert collected(follows).beside_s < idle_s
+    assert collected(follows) < idle_s
     used_s = burn(0.05)
-    assert collected(taken).beside_s >= used_s
+    assert collected(taken) >= used_s
     runner.seconds = 0.2
     computer.submit(1, (TASK,), [PAYLOAD])
     assert computer.busy_here, "a short segment is computed by the loop's thread"
-    assert collected(taken).beside_s < 0.2, "and is not what goes on beside it"
+    assert collected(taken) < 0.2, "and is not what goes on beside it"
+    computer.stop(1.0)
+
+
+def test_a_workers_process_looks_for_garbage_seldom_and_not_among_what_stays() -> None:
+    program = "import gc; from mdi_exit.runtime.actor import collect_seldom; collect_seldom(); " \
+        "print(gc.get_threshold()[0] > 10_000, gc.get_freeze_count() > 1_000, gc.isenabled())"  # fmt: skip
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["True"] * 3
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_whole_groups_are_computed_in_the_loop_by_a_worker_without_neighbours_alone(alone: bool) -> None:
+    runner, done = Busy(), list[Computed]()
+    runner.seconds = 0.003  # longer than a neighbour is to wait for an answer
+    computer = Computer(runner, lambda: None, alone)
+    for count in (1, 2):  # how long it takes is not known before the first
+        computer.submit(1, (TASK,), [PAYLOAD])
+        assert computer.busy_here == (alone and count == 2)
+        while len(done) < count:
+            time.sleep(0.001)
+            computer.collect(lambda ended, beside_s: done.append(ended))
+    computer.stop(1.0)
+
+
+def test_the_loop_does_not_sleep_for_an_emulated_device() -> None:
+    done = list[Computed]()
+    computer = Computer(PacedRunner(Busy(), (0.004, 0.004), 0.0, random.Random(0)), lambda: None, alone=True)
+    for count in (1, 2):
+        computer.submit(1, (TASK,), [PAYLOAD])
+        assert not computer.busy_here
+        while len(done) < count:
+            time.sleep(0.001)
+            computer.collect(lambda ended, beside_s: done.append(ended))
     computer.stop(1.0)
 
 

@@ -126,6 +126,20 @@ def test_tensors_are_copied_neither_out_nor_in() -> None:
     np.testing.assert_array_equal(back, strided)
 
 
+@pytest.mark.parametrize(("side", "frames"), [(4, 2), (256, 3)])
+def test_small_tensors_of_a_group_share_a_frame_and_large_ones_are_not_copied(side: int, frames: int) -> None:
+    group = np.arange(2 * side * side, dtype=np.float32).reshape(2, side, side)
+    tensors = [group[1], group[0].T]  # neither in the order of memory nor contiguous
+    sent = wire.encode(fx.SendTasks("b", 1, (TASK, TASK)), tensors)
+    assert len(sent) == frames
+    assert np.shares_memory(np.frombuffer(sent[1], np.uint8), group) == (frames == 3)
+    _, back = wire.decode([bytes(frame) for frame in sent])
+    for one, other in zip(back, tensors, strict=True):
+        np.testing.assert_array_equal(one, other)
+    different: list[wire.Tensor] = [np.zeros(4, np.float32), np.zeros(4, np.float16)]
+    assert len(wire.encode(fx.SendTasks("b", 1, (TASK, TASK)), different)) == 3
+
+
 @given(message=st.sampled_from(MESSAGES), seed=st.integers(0, 2**32))
 @settings(max_examples=500)
 def test_mutated_frames_are_refused_or_still_fit(message: wire.LinkMessage, seed: int) -> None:
@@ -186,7 +200,8 @@ def header(*content: object) -> list[bytes]:
     return [msgpack.packb(content)]
 
 
-GOOD_TASKS = {16: ["b", 1, [{1: [7, 0, 2, 16, 1, 0, []]}]]}
+GOOD_TASKS = {16: ["b", 1, {10: [[7], [0], [2], [16], [1], [0], [[]]]}]}
+TWO_TASKS = {16: ["b", 1, {10: [[7, 8], [0, 0], [2, 2], [16, 16], [1, 1], [0, 0], [[], []]]}]}
 
 
 @pytest.mark.parametrize(
@@ -201,14 +216,24 @@ GOOD_TASKS = {16: ["b", 1, [{1: [7, 0, 2, 16, 1, 0, []]}]]}
         (header(wire_table.VERSION, {16: ["b", True, []]}, []), "bool where int"),
         (header(wire_table.VERSION, {16: [b"b", 1, []]}, []), "bytes where str"),
         (header(wire_table.VERSION, {16: ["b", 1, [[7, 0, 2, 16, 1]]]}, []), "tuple where Task"),
-        (header(wire_table.VERSION, GOOD_TASKS, [[2, [4]]]), "another number of tensors"),
-        ([*header(wire_table.VERSION, GOOD_TASKS, [[9, [4]]]), b"1234"], "unknown tensor type"),
-        ([*header(wire_table.VERSION, GOOD_TASKS, [[0, [5]]]), b"1234"], "came as 4 bytes"),
-        ([*header(wire_table.VERSION, GOOD_TASKS, [[0, [-2, -2]]]), b"1234"], "dimension is -2"),
-        ([*header(wire_table.VERSION, GOOD_TASKS, [[0, [2**40, 0]]]), b""], "dimension is"),
-        ([*header(wire_table.VERSION, GOOD_TASKS, [[0, [1] * 9]]), b"1"], "not a short list"),
-        ([*header(wire_table.VERSION, GOOD_TASKS, [[0, [1]], [0, [1]]]), b"1", b"1"], "2 tensors with"),
-        ([*header(wire_table.VERSION, {18: ["a", []]}, [[0, [1]]]), b"1"], "1 tensors with a SendResults"),
+        (header(wire_table.VERSION, GOOD_TASKS, [[2, [4], 1]]), "another number of tensors"),
+        ([*header(wire_table.VERSION, GOOD_TASKS, [[9, [4], 1]]), b"1234"], "unknown tensor type"),
+        ([*header(wire_table.VERSION, GOOD_TASKS, [[0, [5], 1]]), b"1234"], "came as 4 bytes"),
+        ([*header(wire_table.VERSION, GOOD_TASKS, [[0, [-2, -2], 1]]), b"1234"], "dimension is -2"),
+        ([*header(wire_table.VERSION, GOOD_TASKS, [[0, [2**40, 0], 1]]), b""], "dimension is"),
+        ([*header(wire_table.VERSION, GOOD_TASKS, [[0, [1] * 9, 1]]), b"1"], "not a short list"),
+        ([*header(wire_table.VERSION, GOOD_TASKS, [[0, [1], 1], [0, [1], 1]]), b"1", b"1"], "1 tensors in a frame"),
+        ([*header(wire_table.VERSION, TWO_TASKS, [[0, [1], 1]]), b"1"], "1 tensors with a SendTasks"),
+        ([*header(wire_table.VERSION, TWO_TASKS, [[0, [1], 3]]), b"123"], "3 tensors in a frame, where 2"),
+        ([*header(wire_table.VERSION, TWO_TASKS, [[0, [1], 2]]), b"123"], "came as 3 bytes"),
+        ([*header(wire_table.VERSION, TWO_TASKS, [[5, [1], 2]]), b"123456789012"], "2 coded features in a frame"),
+        ([*header(wire_table.VERSION, GOOD_TASKS, [[0, [1]]]), b"1"], "not described as"),
+        (header(wire_table.VERSION, {16: ["b", 1, {10: [[7]] * 6}]}, []), "Task has 7 fields"),
+        (header(wire_table.VERSION, {16: ["b", 1, {10: [7] * 7}]}, []), "int where a column"),
+        (header(wire_table.VERSION, {16: ["b", 1, {10: [[7, 8], *[[7]] * 5, [[]]]}]}, []), "not all as long"),
+        (header(wire_table.VERSION, {16: ["b", 1, {10: [[True], *[[7]] * 5, [[]]]}]}, []), "bool where int"),
+        (header(wire_table.VERSION, {16: ["b", 1, {11: [[7], [0], [2], [3], [0.9], [None], [[]]]}]}, []), "where Task"),
+        ([*header(wire_table.VERSION, {18: ["a", []]}, [[0, [1], 1]]), b"1"], "1 tensors in a frame, where 0"),
         ([b"\xdd\xff\xff\xff\xff"], "max_array_len"),
         ([b"\x91" * 100_000], "not a message"),
         ([b"\x00" * (wire.HEADER_BYTES_MAX + 1)], "allowed are"),

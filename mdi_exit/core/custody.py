@@ -5,6 +5,8 @@ A task enters custody once and leaves it once: computed here, or acknowledged by
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from mdi_exit.core.neighbour import Transfer
 from mdi_exit.core.queues import TaskQueue
 from mdi_exit.core.types import Side, Task, TaskKey
@@ -17,7 +19,9 @@ class Custody:
         self.input, self.output, self.either = TaskQueue(exits), TaskQueue(exits), TaskQueue(exits)
         self.computing: tuple[Task, ...] = ()
         self._held: dict[TaskKey, Transfer | None] = {}  # every task in custody; its transfer while being sent
-        self._finished: dict[TaskKey, None] = {}  # computed here; the oldest is forgotten first
+        # Computed here; the oldest is forgotten first. Of a plain dict, finding the oldest means to pass by all places
+        # of those forgotten before.
+        self._finished: OrderedDict[TaskKey, None] = OrderedDict()
         self._finished_max = finished_max
         self._arrivals = 0
 
@@ -59,11 +63,11 @@ class Custody:
         """Let go of what was computed."""
         assert tasks == self.computing, "a completion of something that was not started"
         self.computing = ()
-        for task in tasks:
-            del self._held[task.key]
-            self._finished[task.key] = None
+        for key in [task.key for task in tasks]:
+            del self._held[key]
+            self._finished[key] = None
         while len(self._finished) > self._finished_max:
-            del self._finished[next(iter(self._finished))]
+            self._finished.popitem(last=False)
 
     def start_sending(self, k: int, limit: int) -> Transfer:
         """Take the oldest tasks for segment k off the output (or the either) side to be sent."""
@@ -75,7 +79,7 @@ class Custody:
 
     def delivered(self, transfer: Transfer) -> list[TaskKey]:
         """Let go of what a neighbour took, except what has come back meanwhile. Return the keys let go of."""
-        gone = [task.key for _, task in transfer.tasks if task.key not in transfer.returned]
+        gone = [key for _, task in transfer.tasks if (key := task.key) not in transfer.returned]
         for key in gone:
             del self._held[key]
         return gone

@@ -97,10 +97,10 @@ class WorkerCore(Standing):
             self._effects.append(fx.Acknowledge(event.sender, event.transfer_id, accepted, self._report()))
 
     def _take_custody(self, task: Task, arrival: Arrival) -> None:
-        if task.key in self._tasks:
+        if (key := task.key) in self._tasks:
             self._tasks.came_back(task)
-        elif self._tasks.finished(task.key):
-            self._discard([task.key])
+        elif self._tasks.finished(key):
+            self._discard([key])
         else:
             self._place(self._tasks.next_order(), task, arrival)
 

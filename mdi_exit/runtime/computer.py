@@ -2,7 +2,8 @@
 or, when the segment is done sooner than that pays, in the loop itself.
 
 Handing work to another thread and being woken by it costs 0.1 to 0.2 ms of processor time on the machines this was
-measured on, and a fifth of MobileNetV2 at 32x32 takes 0.4 ms. Neighbours can wait that long for an answer.
+measured on, and a fifth of MobileNetV2 at 32x32 takes 0.4 ms. Neighbours can wait that long for an answer. A worker
+that has none waits for nobody, so that it computes whole groups in the loop.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from mdi_exit.core.types import ExitReading, Task
 from mdi_exit.wire import Tensor
 
 _SHORT_S = 0.002  # a segment that took no longer last time is computed in the loop
+_SHORT_ALONE_S = 0.05  # without neighbours; arrivals and the control plane wait so long
 
 _Job = tuple[int, tuple[Task, ...], list[Tensor], bool]  # with whether it follows directly on the last one
 
@@ -36,14 +38,15 @@ class Computed:
     features: Tensor | None
     duration_s: float
     reason: str = ""
-    beside_s: float = 0.0  # processor time that the loop's thread took for all else since the last group
 
 
 class Computer:
     """Runs segments. `collect` gives what has ended; `wake` is called when the thread has something to collect."""
 
-    def __init__(self, runner: SegmentRunner, wake: Callable[[], None]) -> None:
+    def __init__(self, runner: SegmentRunner, wake: Callable[[], None], alone: bool = False) -> None:
+        """`alone`: the worker has no neighbours. An emulated device sleeps, which the loop must not."""
         self._runner, self._wake = runner, wake
+        self._short_s = _SHORT_ALONE_S if alone and not isinstance(runner, PacedRunner) else _SHORT_S
         self._took_s: dict[int, float] = {}  # by segment: how long it took last
         self._next: _Job | None = None  # to be computed in the loop
         self._thread_s = 0.0  # of the loop's thread, when a group was last computed
@@ -63,28 +66,29 @@ class Computer:
         if not self._follows:  # what the loop did while there was nothing to compute took nothing from computing
             self._thread_s = time.thread_time()
         job = (k, tasks, payloads, self._follows)
-        if self._took_s.get(k, _SHORT_S) < _SHORT_S:
+        if self._took_s.get(k, self._short_s) < self._short_s:
             self._next = job
         else:
             self._jobs.put(job)
 
-    def collect(self, take: Callable[[Computed], None]) -> None:
-        """Give `take` the group that has ended, if one has; raises whatever bug ended the thread's work.
+    def collect(self, take: Callable[[Computed, float], None]) -> None:
+        """Give `take` the group that has ended, if one has, and the processor time that the loop's thread took for all
+        else since the last group; raises whatever bug ended the thread's work.
 
         What is submitted while `take` runs follows directly on that group.
         """
+        if self._next is None and not self._done:
+            return
         beside_s = time.thread_time() - self._thread_s
         if self._next is not None:
             job, self._next = self._next, None
             done: Computed | BaseException = self._compute(*job)
-        elif self._done:
-            done = self._done.popleft()
         else:
-            return
+            done = self._done.popleft()
         if isinstance(done, BaseException):
             raise done
         self._follows, self._thread_s = True, time.thread_time()
-        take(replace(done, beside_s=beside_s))
+        take(done, beside_s)
         self._follows = False
 
     def stop(self, within_s: float) -> None:
@@ -102,7 +106,7 @@ class Computer:
 
     def _compute(self, k: int, tasks: tuple[Task, ...], payloads: list[Tensor], follows: bool) -> Computed:
         started_s = time.monotonic()
-        batch = payloads[0][np.newaxis] if len(payloads) == 1 else np.stack(payloads)
+        batch = _batch(payloads)
         try:
             if isinstance(self._runner, PacedRunner):
                 readings, features = self._runner.run(k, batch, follows)
@@ -114,3 +118,10 @@ class Computer:
             return Computed(k, tasks, (), None, time.monotonic() - started_s, str(error))
         self._took_s[k] = duration_s
         return Computed(k, tasks, tuple(readings), features, duration_s)
+
+
+def _batch(payloads: list[Tensor]) -> Tensor:
+    """One array of them all, what numpy.stack does with half the steps."""
+    if len(payloads) == 1:
+        return payloads[0][np.newaxis]
+    return np.concatenate(payloads).reshape(len(payloads), *payloads[0].shape)

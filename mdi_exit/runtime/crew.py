@@ -43,7 +43,8 @@ class Crew:
         remote: Any = ray.remote  # its annotations do not know concurrency_groups
         worker = remote(num_cpus=0, max_restarts=RESTARTS_MAX, concurrency_groups={"watch": 1})(WorkerProcess)
         self._actors: dict[str, Any] = {
-            name: worker.options(resources=place_of(experiment, name)).remote() for name in experiment.topology.workers
+            name: worker.options(resources=place_of(experiment, name)).remote(owns_process=True)
+            for name in experiment.topology.workers
         }
         self._lives: dict[str, Life] = {}
         self._hosts: dict[str, str] = {}

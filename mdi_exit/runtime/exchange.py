@@ -7,6 +7,7 @@ timers, and asks `due` when one of ours goes off.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -70,7 +71,7 @@ class Exchange:
         self._timers, self._clock, self._deliver, self._store = timers, clock, deliver, store
         self._receiver, self._coders = receiver, coders
         self._started: dict[tuple[str, int], tuple[float, int]] = {}  # hand-overs without an answer yet: when, bytes
-        self._answered: dict[tuple[str, int], fx.Acknowledge | None] = {}  # None until the core has answered
+        self._answered: OrderedDict[tuple[str, int], fx.Acknowledge | None] = OrderedDict()  # None: not answered yet
         self._held: dict[int, _Held] = {}  # on a shaped link, until their release
         self._releases = 0
         self.bytes_sent: dict[str, int] = {}
@@ -118,29 +119,29 @@ class Exchange:
         """One of our timers went off."""
         kind, which, number = timer
         if kind == "release":
-            self._send(self._held.pop(which))
+            held = self._held.pop(which)
+            self._send(held.message, held.frames, held.size_bytes)
         elif self._started.pop((which, number), None) is not None:
             self._deliver(ev.TasksUndelivered(which, number, "not acknowledged in time"))
 
     def _put(self, message: LinkMessage, frames: list[Buffer], size_bytes: int, now: float) -> float:
         """Send now or, on a shaped link, hold back; return when the message is with the neighbour."""
-        held = _Held(message, frames, size_bytes)
         shaper = self._shapers.get(message.to)
         if shaper is None:
-            self._send(held)
+            self._send(message, frames, size_bytes)
             return now
         release_s = shaper.release_s(size_bytes, now)
         if release_s is None:
             return now
         self._releases += 1
-        self._held[self._releases] = held
+        self._held[self._releases] = _Held(message, frames, size_bytes)
         self._timers.set(("release", self._releases, 0), release_s)
         return release_s
 
-    def _send(self, held: _Held) -> None:
-        message, to = held.message, held.message.to
-        if self._links.send(to, held.frames):
-            self.bytes_sent[to] = self.bytes_sent.get(to, 0) + held.size_bytes
+    def _send(self, message: LinkMessage, frames: list[Buffer], size_bytes: int) -> None:
+        to = message.to
+        if self._links.send(to, frames):
+            self.bytes_sent[to] = self.bytes_sent.get(to, 0) + size_bytes
         elif isinstance(message, fx.SendTasks):
             self._give_up(to, message.transfer_id)
         elif isinstance(message, fx.SendResults):
@@ -197,7 +198,7 @@ class Exchange:
         self._check_payloads(message.tasks, tensors)
         self._answered[key] = None
         if len(self._answered) > _ANSWERED_MAX:
-            del self._answered[next(iter(self._answered))]
+            self._answered.popitem(last=False)
         self._store(message.tasks, self._receiver.hear(sender, message.tasks[0].k, tensors))
         self._deliver(ev.TasksArrived(message.tasks, sender, message.transfer_id))
 

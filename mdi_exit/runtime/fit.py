@@ -45,11 +45,7 @@ def check_fit(message: LinkMessage, exits: int, workers: Collection[str]) -> Non
     elif isinstance(message, fx.SendReport):
         _check_report(message.report, exits)
     elif isinstance(message, fx.SendResults):
-        for result in message.results:
-            _require(1 <= result.k <= exits, "a result's k is out of range")
-            _require(0 <= result.data_id <= _INT_MAX and 0 <= result.attempt <= _INT_MAX, "a result's number")
-            _require(0 <= result.confidence <= _SURE, "a result's confidence is out of range")
-            _check_verdicts(result.seen, exits)
+        _check_results(message.results, exits)
     elif isinstance(message, fx.SendPrices):
         _check_prices(message.prices, exits, workers)
     elif isinstance(message, fx.SendMeasurements):
@@ -65,12 +61,29 @@ def _check_tasks(tasks: tuple[ty.Task, ...], exits: int) -> None:
     _require(len(tasks) > 0, "a hand-over of no tasks")
     k = tasks[0].k
     _require(1 <= k <= exits, "a task's k is out of range")
-    for task in tasks:
-        _require(task.k == k, "tasks of different segments in one hand-over")
-        numbers = (task.data_id, task.attempt, task.hops, task.arm)
-        _require(min(numbers) >= 0 and max(numbers) <= _INT_MAX, "a task's number is out of range")
-        _check_verdicts(task.seen, exits)
-        _require(0 <= task.payload_bytes <= TENSOR_BYTES_MAX, "a task's payload_bytes is out of range")
+    for task in tasks:  # a call for each check would take as long as making the task
+        if task.k != k:
+            raise WireError("tasks of different segments in one hand-over")
+        if not (0 <= task.data_id <= _INT_MAX and 0 <= task.attempt <= _INT_MAX):
+            raise WireError("a task's number is out of range")
+        if not (0 <= task.hops <= _INT_MAX and 0 <= task.arm <= _INT_MAX):
+            raise WireError("a task's number is out of range")
+        if not 0 <= task.payload_bytes <= TENSOR_BYTES_MAX:
+            raise WireError("a task's payload_bytes is out of range")
+        if task.seen:
+            _check_verdicts(task.seen, exits)
+
+
+def _check_results(results: tuple[ty.Result, ...], exits: int) -> None:
+    for result in results:
+        if not 1 <= result.k <= exits:
+            raise WireError("a result's k is out of range")
+        if not (0 <= result.data_id <= _INT_MAX and 0 <= result.attempt <= _INT_MAX):
+            raise WireError("a result's number is out of range")
+        if not 0 <= result.confidence <= _SURE:
+            raise WireError("a result's confidence is out of range")
+        if result.seen:
+            _check_verdicts(result.seen, exits)
 
 
 def _check_verdicts(seen: tuple[ty.Verdict, ...], exits: int) -> None:

@@ -17,7 +17,6 @@ import itertools
 import math
 import secrets
 import select
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +38,9 @@ _RECONNECT_MS = 50
 _RECONNECT_MAX_MS = 1_000
 _SHORT_S = 0.00002  # not worth waiting for: the system wakes us no more exactly
 _SELECT_MAX = 1_024  # `select` takes descriptors below this
+# As plain numbers: joining two of ZeroMQ's own flags takes as long as sending.
+_AT_ONCE = int(zmq.NOBLOCK)
+_AND_MORE = _AT_ONCE | int(zmq.SNDMORE)
 _CHANGES = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
 
 
@@ -126,7 +128,9 @@ class Links:
         try:
             # What is small is copied either way; said outright, it takes a third less.
             small = all([len(frame) < zmq.COPY_THRESHOLD for frame in frames])
-            connection.socket.send_multipart(frames, zmq.NOBLOCK, copy=small)
+            for frame in frames[:-1]:
+                connection.socket.send(frame, _AND_MORE, small)
+            connection.socket.send(frames[-1], _AT_ONCE, small)
         except zmq.Again:  # the connection's queue is full: as good as down
             return False
         return True
@@ -148,23 +152,20 @@ class Links:
         """The descriptors that can be read, as soon as one can be.
 
         Polling counts whole milliseconds. Rounded up, every frame that a shaped link holds back would be late, and so
-        would its acknowledgement; so what is left after whole ones is waited for by `select`, which counts finer.
+        would its acknowledgement; so `select` waits, which counts finer. Both after each other would wake us twice.
         """
-        until_s = time.monotonic() + timeout_s
-        found = self._poll.poll(int(1000 * timeout_s))
-        while not found and (left_s := until_s - time.monotonic()) > _SHORT_S:
-            descriptors = [self._wake_fd, *self._happened]
-            if max(descriptors) < _SELECT_MAX:
-                select.select(descriptors, (), (), left_s)
-                return [descriptor for descriptor, _ in self._poll.poll(0)]
-            found = self._poll.poll(math.ceil(1000 * left_s))
-        return [descriptor for descriptor, _ in found]
+        if timeout_s > _SHORT_S and max(descriptors := [self._wake_fd, *self._happened]) < _SELECT_MAX:
+            return select.select(descriptors, (), (), timeout_s)[0]
+        milliseconds = math.ceil(1000 * timeout_s) if timeout_s > _SHORT_S else 0
+        return [descriptor for descriptor, _ in self._poll.poll(milliseconds)]
 
     def receive(self) -> tuple[str, list[Buffer]] | None:
         """Return the next message as (neighbour, frames), or None when none is there."""
         while self._unread:
             try:
-                frames = self._inbound.recv_multipart(zmq.NOBLOCK, copy=False)
+                frames = [self._inbound.recv(_AT_ONCE, False)]
+                while frames[-1].more:
+                    frames.append(self._inbound.recv(_AT_ONCE, False))
             except zmq.Again:
                 self._unread = False
                 break

@@ -87,7 +87,7 @@ class Node:
             self._arrived, self._keep, life.receiver(), life.coders(),
         )  # fmt: skip
         self.tally.travels_bytes = self.exchange.travels_bytes
-        self._computer = Computer(runner, self._wake)
+        self._computer = Computer(runner, self._wake, alone=len(experiment.topology.workers) == 1)
         self._solver = Solver(life, self._wake) if life.is_source and experiment.offloading.uses_prices else None
         self._do = self._doing()
         self._thread = threading.Thread(target=self._run, name="node", daemon=True)
@@ -217,10 +217,9 @@ class Node:
             else:
                 assert self._controller is not None
                 effects = self._controller.handle(cast(ev.ControllerEvent, event), now)
-            step = Step(now, self.life.name, self.life.epoch, core, event, tuple(effects))
-            self.tally.add(step)
+            self.tally.take(now, core, event, effects)
             if self._journal:
-                self._journal.write(step)
+                self._journal.write(Step(now, self.life.name, self.life.epoch, core, event, tuple(effects)))
             for effect in effects:
                 if isinstance(effect, fx.SetTimer):
                     self._timers.set((core, effect.name, 0), now + effect.delay_s)
@@ -242,19 +241,18 @@ class Node:
         for task, tensor in zip(tasks, tensors, strict=True):
             self._payloads[task.key] = tensor
 
-    def _computed(self, done: Computed) -> None:
+    def _computed(self, done: Computed, beside_s: float) -> None:
         if done.reason:
             self._arrived(ev.SegmentFailed(done.k, done.tasks, done.reason))
             self._handle_events()
             return
+        feature_bytes = self._features.size_bytes(done.k)
         for task in done.tasks:
             self._payloads.pop(task.key, None)
-        feature_bytes = 0
         if done.features is not None:
-            feature_bytes = self._features.size_bytes(done.k)
             for task, feature in zip(done.tasks, done.features, strict=True):
                 self._payloads[task.data_id, task.attempt, done.k + 1] = feature
-        took_s = (done.duration_s, done.beside_s)
+        took_s = (done.duration_s, beside_s)
         self._arrived(ev.SegmentDone(done.k, done.tasks, done.readings, feature_bytes, *took_s))
         self._handle_events()
 
