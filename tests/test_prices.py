@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +195,27 @@ def test_prices_that_differ_little_for_what_they_are_are_not_told_anew() -> None
     told = [bool(desk.handle(prices(1.0, dear))) for dear in (20.0, 21.5, 17.0)]
     assert told == [True, False, True], "a tenth of a dear price changes nobody's mind"
     assert desk.handle(prices(0.85, 17.0)), "but more than a tenth of a fresh datum's does"
+
+
+def test_noise_in_what_is_measured_is_asked_about_ever_more_seldom_until_a_price_moves() -> None:
+    desk, sequence = PriceDesk(), itertools.count(1)
+    desk.open()
+    desk.handle(prices(1.0))
+
+    def looks_until_asked() -> int:
+        for look in itertools.count(1):
+            number = next(sequence)
+            seconds = 0.1 * 1.5**number  # whenever it is looked at
+            desk.handle(ev.MeasurementsArrived((measured("a", (seconds,) * EXITS, sequence=number),)))
+            if any(isinstance(effect, fx.SolvePrices) for effect in desk.tick()):
+                return look
+        raise AssertionError
+
+    waits = []
+    for worth in (1.0, 1.0, 1.0, 1.0, 2.0, 2.0):
+        waits.append(looks_until_asked())
+        desk.handle(prices(worth))
+    assert waits == [1, 2, 4, 5, 5, 1]
 
 
 # ---- that they reach everybody

@@ -22,7 +22,7 @@ class PriceDesk:
         self._used: dict[str, Measurement] = {}  # for the prices in force
         self._lost: dict[str, None] = {}
         self._stale, self._solving = True, False
-        self._looks = 0
+        self._looks, self._wait = 0, 1  # since the last answer; so many before a change is worth asking again
         self._prices = NO_PRICES  # in force
 
     def open(self) -> list[fx.ControllerEffect]:
@@ -32,7 +32,7 @@ class PriceDesk:
     def tick(self) -> list[fx.ControllerEffect]:
         """Look at what came."""
         self._looks += 1
-        wanted = self._stale or self._looks >= _LOOKS or self._changed()
+        wanted = self._stale or self._looks >= _LOOKS or (self._looks >= self._wait and self._changed())
         return [*(self._solve() if wanted and not self._solving else []), fx.SetTimer("prices", _LOOK_S)]
 
     def handle(self, event: ev.ControllerEvent) -> list[fx.ControllerEffect]:
@@ -49,8 +49,10 @@ class PriceDesk:
             return self._solve_soon()
         elif isinstance(event, ev.PricesSolved):
             self._solving = False
-            if _alike(self._prices, event.prices):
+            if _alike(self._prices, event.prices):  # what changed was noise, which costs a small source dear
+                self._wait = min(_LOOKS, 2 * self._wait)
                 return []
+            self._wait = 1
             self._prices = replace(event.prices, version=self._prices.version + 1)
             return [fx.SetPrices(self._prices)]
         return []
