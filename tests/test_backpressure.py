@@ -33,6 +33,10 @@ class Queue:
     def __len__(self) -> int:
         return sum(self.tasks.values())
 
+    @property
+    def counts(self) -> list[int]:
+        return [self.tasks.get(k, 0) for k in (1, 2, 3)]
+
     def count(self, k: int) -> int:
         return self.tasks.get(k, 0)
 
@@ -51,8 +55,9 @@ class Neighbour:
     round_trip_s: float = 0.0
     sent: int = 0
 
-    def backlog(self, k: int) -> int:
-        return self.tasks.get(k, 0)
+    @property
+    def backlogs(self) -> list[int]:
+        return [self.tasks.get(k, 0) for k in (1, 2, 3)]
 
     def under_way(self, k: int) -> int:
         return self.sent
@@ -81,8 +86,9 @@ class Worker:
     def __post_init__(self) -> None:
         self.input, self.output, self.either = Queue({}), Queue({}), Queue(self.waiting, self.crossed)
 
-    def backlog(self, k: int) -> int:
-        return self.waiting.get(k, 0)
+    @property
+    def backlogs(self) -> list[int]:
+        return [self.waiting.get(k, 0) for k in (1, 2, 3)]
 
     def continuation(self, k: int) -> float:
         return self.continuing
@@ -90,8 +96,8 @@ class Worker:
     def segment_delay_s(self, k: int) -> float:
         return 0.01
 
-    def price(self, name: str, k: int) -> float:
-        return self.pi.get(name, (0.0, 0.0, 0.0))[k - 1]
+    def prices(self, name: str) -> tuple[float, ...]:
+        return self.pi.get(name, (0.0, 0.0, 0.0))
 
     def on_air(self, neighbour: str) -> OnAir | None:
         return self.air
@@ -200,8 +206,8 @@ class TestPrices:
         core = worker("m", "q", offloading=DualBackPressure())
         news = ev.PricesReceived(Prices(3, ("n", "m"), ((1, 0.5, 0.2), (0.9, 0.4, 0.1)), ()), "m")
         assert [effect.to for effect in of(core.handle(news, 0.0), fx.SendPrices)] == ["q"]
-        assert core.price("m", 2) == 0.4 and core.price("n", 1) == 1
-        assert core.price("newcomer", 2) == core.price("n", 2), "neither cheap nor dear"
+        assert core.prices("m") == (0.9, 0.4, 0.1) and core.prices("n")[0] == 1
+        assert core.prices("newcomer") == core.prices("n"), "neither cheap nor dear"
         assert not of(core.handle(news, 0.0), fx.SendPrices)
 
 

@@ -16,7 +16,8 @@ class Custody:
     """Tasks by where they wait, and the keys that make every hand-over and computation count once."""
 
     def __init__(self, exits: int, finished_max: int) -> None:
-        self.input, self.output, self.either = TaskQueue(exits), TaskQueue(exits), TaskQueue(exits)
+        self.backlogs = [0] * exits  # tasks that wait on whichever side, per segment 1..K
+        self.input, self.output, self.either = (TaskQueue(exits, self.backlogs) for _ in Side)
         self.computing: tuple[Task, ...] = ()
         self._held: dict[TaskKey, Transfer | None] = {}  # every task in custody; its transfer while being sent
         # Computed here; the oldest is forgotten first. Of a plain dict, finding the oldest means to pass by all places

@@ -16,6 +16,7 @@ class Flood:
         self.thresholds = ev.ThresholdsReceived(0, thresholds, None)
         self.prices = ev.PricesReceived(NO_PRICES, None)
         self._pi: dict[str, tuple[float, ...]] = {}
+        self._free = (0.0,) * (len(thresholds) + 1)
         self.ways: dict[tuple[str, str], OnAir] = {}  # of radio channels that limit the rate: sender, receiver
 
     def take(self, event: ev.ThresholdsReceived | ev.PricesReceived) -> list[fx.WorkerEffect]:
@@ -41,10 +42,9 @@ class Flood:
             behind.append(self._tell(self.prices, report.worker))
         return behind
 
-    def price(self, name: str, own: str, k: int) -> float:
-        """pi[name][k]; that of `own` for a worker that was not there when prices were made, so that they cancel."""
-        pi = self._pi.get(name) or self._pi.get(own)
-        return pi[k - 1] if pi else 0.0
+    def prices_of(self, name: str, own: str) -> tuple[float, ...]:
+        """pi[name][k]; those of `own` for a worker that was not there when prices were made, so that they cancel."""
+        return self._pi.get(name) or self._pi.get(own) or self._free
 
     def _tell(self, news: ev.ThresholdsReceived | ev.PricesReceived, to: str) -> fx.WorkerEffect:
         if isinstance(news, ev.ThresholdsReceived):

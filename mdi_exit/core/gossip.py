@@ -21,8 +21,8 @@ class Gossip:
     def report(self, tasks: Custody, compute_delay_s: float, versions: tuple[int, int]) -> WorkerReport:
         """Describe the worker as it stands; `versions` are those of its thresholds and prices."""
         self._reports += 1
-        waiting = tuple(map(operator.add, tasks.input.counts(), tasks.either.counts()))
-        known = (waiting, tasks.output.counts(), compute_delay_s, *versions)
+        waiting = tuple(map(operator.add, tasks.input.counts, tasks.either.counts))
+        known = (waiting, tuple(tasks.output.counts), compute_delay_s, *versions)
         return WorkerReport(self._name, self._reports, self._epoch, *known)
 
     def worth_telling(self, tasks: Custody, versions: tuple[int, int]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -38,6 +39,7 @@ class Neighbour:
     segment_transfer_s: list[float] = field(default_factory=list)  # D[n->m][k]; 0: not measured
     answered_s: float = 0.0  # when it last acknowledged a hand-over
     round_trip_s: float = 0.0  # the shortest from a hand-over to its answer; 0: none yet
+    _backlogs: tuple[int, ...] = ()
     epoch: int = -1
     sequence: int = -1
     transfers: dict[int, Transfer] = field(default_factory=dict)
@@ -50,9 +52,14 @@ class Neighbour:
         """I_m, as last reported, and what is on its way there."""
         return sum(self.waiting) + sum(len(transfer.tasks) for transfer in self.transfers.values())
 
+    @property
+    def backlogs(self) -> tuple[int, ...]:
+        """Q[m][k], k = 1..K: tasks that wait at m on either side, as last reported."""
+        return self._backlogs or self.waiting
+
     def backlog(self, k: int) -> int:
-        """Q[m][k]: tasks for segment k that wait at m on either side, as last reported."""
-        return self.waiting[k - 1] + self.output[k - 1]
+        """Q[m][k]."""
+        return self.backlogs[k - 1]
 
     def under_way(self, k: int) -> int:
         """Tasks for segment k on their way there."""
@@ -69,6 +76,7 @@ class Neighbour:
             return False
         self.epoch, self.sequence = report.epoch, report.sequence
         self.waiting, self.output, self.compute_delay_s = report.waiting, report.output, report.compute_delay_s
+        self._backlogs = tuple(map(operator.add, report.waiting, report.output))
         return True
 
     def quarantine(self, limits: Limits) -> float:

@@ -14,10 +14,13 @@ class TaskQueue:
     delivered returns to the place it had.
     """
 
-    __slots__ = ("_length", "_segments")
+    __slots__ = ("_all_sides", "_length", "_segments", "counts")
 
-    def __init__(self, exits: int) -> None:
+    def __init__(self, exits: int, all_sides: list[int] | None = None) -> None:
+        """`all_sides` is kept up, too: how many tasks wait per segment, over all sides."""
         self._segments: tuple[deque[tuple[int, Task]], ...] = tuple(deque() for _ in range(exits))
+        self._all_sides = [0] * exits if all_sides is None else all_sides
+        self.counts = [0] * exits  # of tasks that wait here, per segment 1..K: policies look at them at every event
         self._length = 0
 
     def __len__(self) -> int:
@@ -25,11 +28,7 @@ class TaskQueue:
 
     def count(self, k: int) -> int:
         """Return how many tasks wait for segment k."""
-        return len(self._segments[k - 1])
-
-    def counts(self) -> tuple[int, ...]:
-        """Return how many tasks wait, per segment 1..K."""
-        return tuple(map(len, self._segments))
+        return self.counts[k - 1]
 
     def oldest(self, segments: tuple[int, ...]) -> int | None:
         """Return the segment, among `segments`, whose head has waited longest; None when all are empty."""
@@ -52,11 +51,16 @@ class TaskQueue:
             waiting.appendleft((order, task))
         else:
             waiting.append((order, task))
-        self._length += 1
+        self._changed(task.k, 1)
 
     def take(self, k: int, limit: int) -> list[tuple[int, Task]]:
         """Remove and return up to `limit` of the oldest tasks for segment k, with their order."""
         waiting = self._segments[k - 1]
         taken = [waiting.popleft() for _ in range(min(limit, len(waiting)))]
-        self._length -= len(taken)
+        self._changed(k, -len(taken))
         return taken
+
+    def _changed(self, k: int, by: int) -> None:
+        self.counts[k - 1] += by
+        self._all_sides[k - 1] += by
+        self._length += by

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mdi_exit.core import events as ev
 from mdi_exit.core.custody import Custody
 from mdi_exit.core.dealt import Dealt
@@ -32,6 +34,7 @@ class Standing:
         self.input: QueueView = self._tasks.input  # I_n
         self.output: QueueView = self._tasks.output  # O_n
         self.either: QueueView = self._tasks.either
+        self.backlogs: Sequence[int] = self._tasks.backlogs  # Q[n][k]
         self._neighbours = Neighbourhood(exits)
         self._results = ResultRelay(self._neighbours, is_source, limits.results_max)
         self._flood = Flood(self._neighbours, thresholds)
@@ -57,15 +60,15 @@ class Standing:
 
     def backlog(self, k: int) -> int:
         """Return Q[n][k]: tasks waiting here for segment k, on whichever side."""
-        return self.input.count(k) + self.output.count(k) + self.either.count(k)
+        return self.backlogs[k - 1]
 
     def threshold(self, k: int) -> float:
         """Return T_e^k, k = 1..K-1."""
         return self._flood.thresholds.thresholds[k - 1]
 
-    def price(self, worker: str, k: int) -> float:
-        """Return pi[worker][k]; 0 before the first prices."""
-        return self._flood.price(worker, self.name, k)
+    def prices(self, worker: str) -> Sequence[float]:
+        """Return pi[worker][k], k = 1..K; 0 before the first prices."""
+        return self._flood.prices_of(worker, self.name)
 
     def on_air(self, neighbour: str) -> OnAir | None:
         """Return the radio channel to a neighbour, if one leads there that limits the rate."""

@@ -20,6 +20,10 @@ class QueueView(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def counts(self) -> Sequence[int]:
+        """How many wait, per segment 1..K."""
+
     def count(self, k: int) -> int:
         """How many wait for segment k (1..K)."""
 
@@ -55,8 +59,9 @@ class NeighbourView(Protocol):
     def round_trip_s(self) -> float:
         """The shortest time in which m answered a hand-over; 0 before any."""
 
-    def backlog(self, k: int) -> int:
-        """Q[m][k]: tasks for segment k that wait at m on either side, as last reported."""
+    @property
+    def backlogs(self) -> Sequence[int]:
+        """Q[m][k], k = 1..K: tasks that wait at m on either side, as last reported."""
 
     def under_way(self, k: int) -> int:
         """Tasks for segment k on their way there."""
@@ -108,11 +113,12 @@ class WorkerView(Protocol):
     def continuation(self, k: int) -> float:
         """c[k]: of the data whose segment k is computed here, the share that goes on; 1 before anything was."""
 
-    def backlog(self, k: int) -> int:
-        """Q[n][k]: tasks waiting here for segment k, on whichever side."""
+    @property
+    def backlogs(self) -> Sequence[int]:
+        """Q[n][k], k = 1..K: tasks waiting here, on whichever side."""
 
-    def price(self, worker: str, k: int) -> float:
-        """pi[worker][k], of this worker or a neighbour; 0 before the first prices."""
+    def prices(self, worker: str) -> Sequence[float]:
+        """pi[worker][k], k = 1..K, of this worker or a neighbour; 0 before the first prices."""
 
     def on_air(self, neighbour: str) -> OnAir | None:
         """The radio channel to a neighbour, as prices told of it; None where none limits the rate."""

@@ -231,10 +231,10 @@ class WorkerCore(Standing):
 
     def _decline(self, neighbour: Neighbour) -> None:
         """A policy that draws lots is asked again after its retry time, not at every event that happens by."""
-        waiting = self.output.oldest(neighbour.accepts) or self.either.oldest(neighbour.accepts)
-        if self._offloading.retry_s > 0 and waiting:
+        accepts, retry_s = neighbour.accepts, self._offloading.retry_s
+        if retry_s > 0 and (self.output.oldest(accepts) or self.either.oldest(accepts)):
             neighbour.declined = True
-            self._effects.append(fx.SetTimer(f"reconsider {neighbour.name}", self._offloading.retry_s))
+            self._effects.append(fx.SetTimer(f"reconsider {neighbour.name}", retry_s))
 
     def _send(self, neighbour: Neighbour, k: int) -> None:
         self._transfers += 1

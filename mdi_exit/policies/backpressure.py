@@ -10,7 +10,7 @@ queues by more than computing would while the processors of both ends handle it 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -58,12 +58,12 @@ class BackPressure:
     def next_to_run(self, view: WorkerView) -> int | None:
         if self.service == "deepest":
             return max(_runnable(view), default=None)
-        return _most_relieving(view, lambda k: float(view.backlog(k)), 0.0)[1]
+        return _most_relieving(view, view.backlogs, 0.0)[1]
 
     def next_to_send(self, view: WorkerView, neighbour: NeighbourView, rng: random.Random) -> int | None:
         k = _worth_sending(view, neighbour, self.theta)[1]
         if k in view.hosted and view.beside_s:
-            relief = _most_relieving(view, lambda k: float(view.backlog(k)), 0.0)[0]
+            relief = _most_relieving(view, view.backlogs, 0.0)[0]
             k = _worth_sending(view, neighbour, self.theta, relief=relief)[1]
         return k
 
@@ -111,10 +111,9 @@ class DualBackPressure:
         )
 
     def _most_relieving(self, view: WorkerView) -> tuple[float, int | None]:
-        def height(k: int) -> float:
-            return view.backlog(k) + self.price_scale * view.price(view.name, k)
-
-        return _most_relieving(view, height, _KAPPA if self.kappa is None else self.kappa)
+        paid = zip(view.backlogs, view.prices(view.name), strict=True)
+        heights = [waiting + self.price_scale * pi for waiting, pi in paid]
+        return _most_relieving(view, heights, _KAPPA if self.kappa is None else self.kappa)
 
     def next_to_run(self, view: WorkerView) -> int | None:
         return self._most_relieving(view)[1]
@@ -154,13 +153,14 @@ def _worth_sending(
     `relief`: by how much computing would relieve the queues here, per second.
     """
     best, best_weight = None, 0.0
-    output, either = view.output.count, view.either.count
+    output, either = view.output.counts, view.either.counts
+    here, there = view.backlogs, neighbour.backlogs
+    pays, paid = view.prices(view.name), view.prices(neighbour.name)
     for k in neighbour.accepts:
-        if not (output(k) or either(k)):
+        i = k - 1
+        if not (output[i] or either[i]):
             continue
-        weight = float(view.backlog(k) - neighbour.backlog(k))
-        if price_scale:
-            weight += price_scale * (view.price(view.name, k) - view.price(neighbour.name, k))
+        weight = here[i] - there[i] + price_scale * (pays[i] - paid[i])
         if weight <= 0:  # what follows only lowers it
             continue
         if way:
@@ -191,20 +191,22 @@ def _computed_meanwhile(view: WorkerView, relief: float, k: int) -> float:
 
 def _runnable(view: WorkerView) -> list[int]:
     """Hosted segments that wait for the processor, ascending."""
-    return [k for k in view.hosted if view.input.count(k) or view.either.count(k)]
+    waiting, either = view.input.counts, view.either.counts
+    return [k for k in view.hosted if waiting[k - 1] or either[k - 1]]
 
 
-def _most_relieving(view: WorkerView, height: Callable[[int], float], kappa: float) -> tuple[float, int | None]:
+def _most_relieving(view: WorkerView, heights: Sequence[float], kappa: float) -> tuple[float, int | None]:
     """The largest (H[n][k] - c[k] H[n][k+1] + kappa k) / Gamma[n][k] of the runnable segments, and the segment.
+    `heights` are H[n][k], k = 1..K.
 
     0 and None where each does more harm than good: what it makes waits already, in the end for links, as what ends data
     here never does harm.
     """
     best, best_weight = None, 0.0
     for k in _runnable(view):
-        following = height(k + 1) if k < view.exits else 0.0
-        relief = height(k) - view.continuation(k) * following + kappa * k
-        if relief < 0 and view.backlog(k + 1):
+        following = heights[k] if k < view.exits else 0.0
+        relief = heights[k - 1] - view.continuation(k) * following + kappa * k
+        if relief < 0 and view.backlogs[k]:
             continue
         weight = relief / max(view.segment_delay_s(k), _SHORTEST_S)
         if best is None or weight > best_weight:
