@@ -151,11 +151,14 @@ def _tensors(described: object, frame: Buffer, most_bytes: int, most: int) -> Te
         raise WireError(f"unknown tensor type {code!r}")
     if type(shape) is not tuple or len(shape) > DIMENSIONS_MAX:
         raise WireError("a tensor's shape is not a short list")
-    size = count
+    size = strides = count
     for dimension in shape:
         if type(dimension) is not int or not 0 <= dimension <= DIMENSION_MAX:
             raise WireError(f"a tensor's dimension is {dimension!r}")
         size *= dimension
+        strides *= max(1, dimension)
+    if strides > TENSOR_BYTES_MAX:  # also of one without a number in it: numpy works out how far apart they would lie
+        raise WireError(f"a tensor of shape {shape}")
     if code in _CODED:
         if count != 1:
             raise WireError(f"{count} coded features in a frame")

@@ -54,6 +54,7 @@ class Neighbour:
     delay_s: float = 0.01
     round_trip_s: float = 0.0
     sent: int = 0
+    quarantined: bool = False
 
     @property
     def backlogs(self) -> list[int]:
@@ -77,6 +78,8 @@ class Worker:
     sending: float = 0.0
     trip_s: float = 0.0
     dealt_of: tuple[float, float] = (0.0, 0.0)
+    toward: tuple[Neighbour, ...] = ()
+    ways: Mapping[str, OnAir] = field(default_factory=dict)  # beside that to m
     continuing: float = 0.5
     beside_s: float = 0.0
     crossed: int = 0
@@ -100,7 +103,10 @@ class Worker:
         return self.pi.get(name, (0.0, 0.0, 0.0))
 
     def on_air(self, neighbour: str) -> OnAir | None:
-        return self.air
+        return self.ways.get(neighbour, self.air)
+
+    def neighbours_toward(self, k: int) -> tuple[Neighbour, ...]:
+        return self.toward
 
     def air_use(self, channel: str) -> tuple[float, float]:
         return self.sending, self.trip_s
@@ -197,6 +203,19 @@ class TestPrices:
             assert sends(DualBackPressure(), view, Neighbour()) == answer, dealt
         assert sends(DualBackPressure(), Worker({2: 9}, air=half), Neighbour()) is None, "the optimum never goes there"
         assert sends(DualBackPressure(), Worker({3: 9}, air=half, dealt_of=(99.0, 100.0)), Neighbour()) == 3
+
+    def test_who_cannot_be_reached_leaves_its_part_to_the_others(self) -> None:
+        """Else what cannot be computed here would wait for ever beside an idle neighbour."""
+        ways = {name: OnAir("n", name, "air", 0.0, (0.004,) * 3, (share,) * 3) for name, share in
+                (("m", 0.0), ("q", 1.0), ("r", 0.25))}  # fmt: skip
+        for broken, answer in ((False, None), (True, 1)):
+            view = Worker({1: 9}, hosted=(2, 3), ways=ways, toward=(Neighbour("q", quarantined=broken), Neighbour("m")))
+            assert sends(DualBackPressure(), view, Neighbour("m")) == answer
+        for broken, answer in ((False, None), (True, 1)):  # .5 of 100 are .5 of what the optimum sends to others than r
+            half = {**ways, "m": OnAir("n", "m", "air", 0.0, (0.004,) * 3, (0.5,) * 3)}
+            toward = (Neighbour("r", quarantined=broken), Neighbour("m"))
+            view = Worker({1: 9}, ways=half, toward=toward, dealt_of=(70.0, 100.0))
+            assert sends(DualBackPressure(), view, Neighbour("m")) == answer
 
     def test_without_prices_the_queues_decide(self) -> None:
         assert sends(DualBackPressure(), Worker({1: 3}), Neighbour()) == 1
@@ -332,6 +351,11 @@ def test_a_channel_s_round_trip_is_the_longest_of_its_neighbours() -> None:
     ways = tuple(OnAir("n", name, "air", 1.0, (0.002, 0.0, 0.0), ALL) for name in ("m", "q"))
     core.handle(ev.PricesReceived(Prices(1, ("n",), ((0.0,) * 3,), ways), None), 1.0)
     assert core.air_use("air")[1] == 0.05
+    unused = OnAir("n", "q", "air", 1.0, (0.002, 0.0, 0.0), (0.0, 0.0, 0.0))
+    while (last := core.neighbours_toward(1)[1]).transfers:  # q's; what comes back from it is not sent again
+        core.handle(ev.TasksRefused("q", next(iter(last.transfers)), report("q", sequence=9)), 1.1)
+    core.handle(ev.PricesReceived(Prices(2, ("n",), ((0.0,) * 3,), (ways[0], unused)), None), 1.2)
+    assert core.air_use("air")[1] == 0.03, "who is never sent anything is not waited for"
 
 
 def test_what_a_task_takes_of_a_link_is_told_from_what_it_waited_for_others() -> None:

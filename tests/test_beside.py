@@ -93,8 +93,14 @@ def test_the_loop_is_charged_for_what_it_does_while_there_is_something_to_comput
 def test_a_workers_process_looks_for_garbage_seldom_and_not_among_what_stays() -> None:
     program = "import gc; from mdi_exit.runtime.actor import collect_seldom; collect_seldom(); " \
         "print(gc.get_threshold()[0] > 10_000, gc.get_freeze_count() > 1_000, gc.isenabled())"  # fmt: skip
+    program += """
+import weakref
+class Life: pass
+life = Life(); life.itself = life; dead = weakref.ref(life)
+collect_seldom(); del life; collect_seldom()
+print(dead() is None)"""
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert said.stdout.split() == ["True"] * 3
+    assert said.stdout.split() == ["True"] * 4, "the last: what an earlier life left behind is let go of"
 
 
 @pytest.mark.parametrize("alone", [False, True])

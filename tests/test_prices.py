@@ -18,7 +18,7 @@ from mdi_exit.config import Churn, load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.prices import PriceDesk
-from mdi_exit.core.types import Measurement, Prices
+from mdi_exit.core.types import Measurement, OnAir, Prices
 from mdi_exit.journal import Step
 from mdi_exit.report import build_report
 from mdi_exit.simulation.links import Faults
@@ -108,6 +108,28 @@ def test_ways_of_a_channel_have_their_part_of_the_optimum_and_only_where_tasks_a
     fast = {**links, "bandwidth": "1 Gbit/s"}
     idle = load_experiment("find-rate", {"topology": "3-node-mesh", "links": fast, "placement.n3": "4-5"})
     assert not price_solver(idle, card, TRACE.payload_bytes)(fx.SolvePrices((), ())).channels, "there is air for all"
+
+
+def test_a_channel_that_leads_nowhere_any_more_has_no_part_in_prices() -> None:
+    """Also not one to a worker that is lost: when it is back, nothing holds tasks back from it."""
+    links = {"bandwidth": "0.5 Mbit/s", "channel": "air"}
+    for topology, lost in (("2-node", ("n2",)), ("3-node-mesh", ("n2", "n3")), ("3-node-mesh", ("n3",))):
+        experiment = load_experiment("find-rate", {"topology": topology, "links": links})
+        made = price_solver(experiment, load_card(experiment), TRACE.payload_bytes)(fx.SolvePrices((), lost))
+        assert made.pi[0][0] == pytest.approx(1)
+        ends = {(way.sender, way.receiver) for way in made.channels}
+        assert ends == ({("n1", "n2"), ("n2", "n1")} if lost == ("n3",) else set())
+
+
+def test_a_run_goes_on_when_the_last_neighbour_on_a_channel_dies() -> None:
+    settings_ = {"topology": "2-node", "links": {"bandwidth": "2 Mbit/s", "channel": "air"}, "duration_s": 4.0}
+    settings_ |= {"offloading": "dual_backpressure", "admission": "fill_queue"}
+    churn = (Churn(1.0, "n2", "crash"), Churn(2.5, "n2", "join"))
+    experiment = dataclasses.replace(load_experiment("find-rate", settings_), churn=churn)
+    run = simulate(experiment, load_card(experiment), TRACE)
+    report = build_report(experiment, run.card, run.tallies, run.facts, "", "simulation")
+    assert report["lost"] == 0 and report["completed"] == report["offered"] > 100
+    assert report["workers"]["n2"]["processed"] > 0
 
 
 def test_what_the_runtime_takes_counts_once_whether_computing_was_measured_or_not(tmp_path: Path) -> None:
@@ -216,6 +238,16 @@ def test_noise_in_what_is_measured_is_asked_about_ever_more_seldom_until_a_price
         waits.append(looks_until_asked())
         desk.handle(prices(worth))
     assert waits == [1, 2, 4, 5, 5, 1]
+
+
+def test_shares_that_differ_are_told_small_ones_too() -> None:
+    def solved(share: float) -> ev.PricesSolved:
+        return ev.PricesSolved(Prices(0, ("a",), ((1.0,),), (OnAir("a", "b", "air", 0.1, (0.01,), (share,)),)))
+
+    desk = PriceDesk()
+    desk.open()
+    told = [bool(desk.handle(solved(share))) for share in (0.0, 0.01, 0.06, 0.065, 0.5, 0.53, 0.4)]
+    assert told == [True, False, True, False, True, False, True]
 
 
 # ---- that they reach everybody

@@ -140,6 +140,16 @@ def test_small_tensors_of_a_group_share_a_frame_and_large_ones_are_not_copied(si
     assert len(wire.encode(fx.SendTasks("b", 1, (TASK, TASK)), different)) == 3
 
 
+@pytest.mark.parametrize("code", range(6))
+@pytest.mark.parametrize("shape", [(0, *(wire.DIMENSION_MAX,) * 5), (*(wire.DIMENSION_MAX,) * 4, 0, 0)])
+def test_an_empty_tensor_of_an_endless_shape_is_refused(code: int, shape: tuple[int, ...]) -> None:
+    """Numpy multiplies what is not 0, and raises what nobody expects."""
+    sent = wire.encode(fx.SendTasks("b", 1, (TASK,)), [np.zeros((1,), np.uint8)])
+    version, message, _ = msgpack.unpackb(sent[0], strict_map_key=False)
+    with pytest.raises(wire.WireError, match="a tensor of shape"):
+        wire.decode([msgpack.packb((version, message, ((code, shape, 1),))), b""])
+
+
 @given(message=st.sampled_from(MESSAGES), seed=st.integers(0, 2**32))
 @settings(max_examples=500)
 def test_mutated_frames_are_refused_or_still_fit(message: wire.LinkMessage, seed: int) -> None:

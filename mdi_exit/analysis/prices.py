@@ -24,9 +24,9 @@ def price_solver(experiment: Experiment, card: Card, payload_bytes: Sequence[int
     """What answers the controller's `SolvePrices`. `payload_bytes` are those of a_k, k = 0..K.
 
     Where nothing was measured, compute times are the device profile's and links are as the topology says; without
-    either, a worker counts as slow as the slowest that is known, and a link as free. No prices are made while no
-    worker's times are known. A worker that is lost has no price: when it is back, its queues alone speak for it until
-    the next prices.
+    either, a worker counts as slow as the slowest that is known, and a link as free. Headers and acknowledgements are
+    left out. No prices are made while no worker's times are known. A worker that is lost has no price: when it is back,
+    its queues alone speak for it until the next prices.
     """
 
     task_s = {worker: device.runtime.task_s if device else 0.0 for worker, device in experiment.devices.items()}
@@ -47,10 +47,11 @@ def price_solver(experiment: Experiment, card: Card, payload_bytes: Sequence[int
         channels = problem.channels or (None,) * len(problem.links)
         crossing = np.where(np.isfinite(problem.send_s), problem.send_s, 0.0)
         shares = _shares(problem, found)
+        # A channel over which nothing can be sent has no row, and no load; a way to who is lost will be another's.
         on_air = tuple(
             OnAir(*way, name, found.nu[name], tuple(row.tolist()), tuple(part.tolist()))
             for way, name, row, part in zip(problem.links, channels, crossing, shares, strict=True)
-            if name and found.load[f"{CHANNEL}{name}"] >= _LIMITS
+            if name and found.load.get(f"{CHANNEL}{name}", 0.0) >= _LIMITS and not set(way) & set(asked.lost)
         )
         priced = [(n, worker) for n, worker in enumerate(problem.workers) if worker not in asked.lost]
         pi = tuple(tuple(found.pi[n].tolist()) for n, _ in priced)
@@ -94,7 +95,7 @@ def _shares(problem: FluidProblem, found: Optimum) -> Array:
     np.add.at(disposed, senders, found.sent_per_s)
     expected = disposed > _EXPECTED * found.rate_per_s
     shares = np.divide(found.sent_per_s, disposed[senders], out=np.ones_like(found.sent_per_s), where=expected[senders])
-    clipped: Array = np.clip(shares, 0.0, 1.0)
+    clipped: Array = np.clip(shares, 0.0, 1.0) + 0.0  # no -0.0
     return clipped
 
 

@@ -11,7 +11,8 @@ from mdi_exit.core.types import NO_PRICES, Measurement, Prices
 _LOOK_S = 1.0  # between looks at what came
 _LOOKS = 5  # after so many looks prices are made anew although nothing changed by much
 _CHANGE = 0.2  # relative, of a worker's speed: prices move little with less
-_ALIKE = 0.1  # of the worth of a fresh datum; of a dearer price, of that price
+_ALIKE = 0.1  # of the worth of a fresh datum; of a dearer price, of that price; of a share
+_SMALL = 0.2  # a share: of a smaller one, a tenth of this is alike
 
 
 class PriceDesk:
@@ -22,7 +23,7 @@ class PriceDesk:
         self._used: dict[str, Measurement] = {}  # for the prices in force
         self._lost: dict[str, None] = {}
         self._stale, self._solving = True, False
-        self._looks, self._wait = 0, 1  # since the last answer; so many before a change is worth asking again
+        self._looks, self._wait = 0, 1  # since the last question; so many before a change is worth another
         self._prices = NO_PRICES  # in force
 
     def open(self) -> list[fx.ControllerEffect]:
@@ -85,6 +86,6 @@ def _alike(one: Prices, other: Prices) -> bool:
         return False
     pairs = [*zip((pi for row in one.pi for pi in row), (pi for row in other.pi for pi in row), strict=True)]
     pairs += [(a.nu * max(a.air_s), b.nu * max(b.air_s)) for a, b in zip(one.channels, other.channels, strict=True)]
-    pairs += [*zip((part for way in one.channels for part in way.share),
-                   (part for way in other.channels for part in way.share), strict=True)]  # fmt: skip
-    return all(abs(old - new) <= _ALIKE * max(1.0, old) for old, new in pairs)
+    shares = [[part for way in prices.channels for part in way.share] for prices in (one, other)]
+    same = all(abs(old - new) <= _ALIKE * max(_SMALL, old) for old, new in zip(*shares, strict=True))
+    return same and all(abs(old - new) <= _ALIKE * max(1.0, old) for old, new in pairs)

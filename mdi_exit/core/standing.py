@@ -76,11 +76,13 @@ class Standing:
 
     def air_use(self, channel: str) -> tuple[float, float]:
         """Return how long this worker's hand-overs under way keep a radio channel busy, and the longest of the round
-        trips to neighbours on it."""
+        trips to neighbours that it is used for."""
         there = [(m, way) for m in self._neighbours if (way := self.on_air(m.name)) and way.channel == channel]
         sent = ((t.tasks, way) for m, way in there for t in m.transfers.values())
         busy_s = sum(len(tasks) * way.air_s[tasks[0][1].k - 1] for tasks, way in sent)
-        return busy_s, max((m.round_trip_s for m, _ in there), default=0.0)
+        # Who is never sent anything has nothing to wait for, and may have been slow once, before prices.
+        used = (m.round_trip_s for m, way in there if m.transfers or any(way.share))
+        return busy_s, max(used, default=0.0)
 
     def dealt(self, neighbour: str, k: int) -> tuple[float, float]:
         """Return how many tasks for segment k went to a neighbour lately, and how many anywhere or were computed."""

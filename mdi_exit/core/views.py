@@ -56,6 +56,10 @@ class NeighbourView(Protocol):
         """D_nm, seconds for one task."""
 
     @property
+    def quarantined(self) -> bool:
+        """It failed a delivery lately, and is left alone for a while."""
+
+    @property
     def round_trip_s(self) -> float:
         """The shortest time in which m answered a hand-over; 0 before any."""
 
@@ -125,7 +129,7 @@ class WorkerView(Protocol):
 
     def air_use(self, channel: str) -> tuple[float, float]:
         """How long this worker's hand-overs under way keep a radio channel busy; the longest of the round trips to
-        neighbours on it."""
+        neighbours that it is used for."""
 
     def dealt(self, neighbour: str, k: int) -> tuple[float, float]:
         """Tasks for segment k that were disposed of here within about a second: handed to a neighbour; and in all,

@@ -24,6 +24,7 @@ _ON_AIR_MAX_S = 0.02
 # may get so much more than its part of the optimum, and, if it has any, so many tasks beyond: prices are never quite
 # right.
 _SHARE_SLACK, _SHARE_MORE = 1.1, 4.0
+_SHORT_OF = 0.01  # a share that small is the solver's noise
 _KAPPA, _KAPPA_TARGET = 2.0, 12  # it was found best at this target, and is taken where there is none
 _SHORTEST_S = 1e-4  # a hand-over that was never measured, or took next to no time, counts as long as this
 
@@ -176,10 +177,18 @@ def _worth_sending(
 
 
 def _within_share(view: WorkerView, neighbour: NeighbourView, way: OnAir, k: int) -> bool:
-    """Whether one more task for segment k leaves this way within its part of what is disposed of here."""
-    share = way.share[k - 1]
+    """Whether one more task for segment k leaves this way within its part of what is disposed of here.
+
+    A group counts when it has left; what it was too large by, later ones wait for.
+    """
+    share, usable = way.share[k - 1], 1.0
+    for other in view.neighbours_toward(k):
+        if other.quarantined and (lost := view.on_air(other.name)):
+            usable -= lost.share[k - 1]  # the others take over its part
+    if usable < _SHORT_OF:
+        return True  # nobody is left whom the optimum sends anything
     handed, in_all = view.dealt(neighbour.name, k)
-    return share > 0 and handed + 1 <= _SHARE_SLACK * share * (in_all + 1) + _SHARE_MORE
+    return share > 0 and handed + 1 <= _SHARE_SLACK * share / usable * (in_all + 1) + _SHARE_MORE
 
 
 def _computed_meanwhile(view: WorkerView, relief: float, k: int) -> float:

@@ -189,7 +189,8 @@ def collect_seldom() -> None:
     What is there now, Ray and all modules, stays; what comes is tasks and numbers, which hold no cycles. Looking
     through them took 12 to 25 % of what handling a datum takes beside its network.
     """
-    gc.collect()  # of an earlier life
+    gc.unfreeze()
+    gc.collect()  # of an earlier life, which was frozen
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER, 10, 10)
 

@@ -13,7 +13,7 @@ from mdi_exit.core.types import Result, Task, Verdict
 from mdi_exit.wire import LinkMessage, encode, pack
 
 _NUMBER, _SHARE = 1_000, 0.1  # of data, hand-overs: three bytes, as most are within a run
-_PAYLOAD = np.zeros(1 << 12, dtype=np.uint8)  # any: only how it is described counts
+_PAYLOAD = np.zeros(1 << 12, dtype=np.uint8)  # small ones travel in one frame, described once
 VERDICT_BYTES = len(pack(Verdict(1, 1, _SHARE)))  # each one that goes with a task or a result takes so many more
 
 
