@@ -157,7 +157,7 @@ def _tensors(described: object, frame: Buffer, most_bytes: int, most: int) -> Te
             raise WireError(f"a tensor's dimension is {dimension!r}")
         size *= dimension
         strides *= max(1, dimension)
-    if strides > TENSOR_BYTES_MAX:  # also of one without a number in it: numpy works out how far apart they would lie
+    if not size and strides > TENSOR_BYTES_MAX:  # numpy works out how far apart its numbers would lie, had it any
         raise WireError(f"a tensor of shape {shape}")
     if code in _CODED:
         if count != 1:
@@ -165,7 +165,7 @@ def _tensors(described: object, frame: Buffer, most_bytes: int, most: int) -> Te
         if _FEATURE.itemsize * size > most_bytes:
             raise WireError(f"a coded feature of shape {shape} is larger than {most_bytes} bytes")
         try:
-            return codec.decode(_CODED[code], (count, *shape), frame)
+            return codec.decode(_CODED[code], shape, frame)[np.newaxis]
         except codec.CodecError as error:
             raise WireError(str(error)) from error
     dtype = _DTYPES[code]
