@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mdi_exit.yamlfile import Place
+from mdi_exit.yamlfile import Place, meant
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -35,6 +35,7 @@ def find(kind: str, reference: str, base: Path, place: Place) -> Path:
     if path.is_file():
         return path
     what = f"no such file {path}" if is_path(reference) else f"no such name {reference!r}"
+    what += meant(reference, [*built_in(kind), *(file.name for file in sorted(base.glob("*.yaml")))])
     raise place.refuse(what, f"a path to a YAML file, or {', '.join(built_in(kind))}")
 
 

@@ -230,6 +230,17 @@ class TestPrices:
         assert not of(core.handle(news, 0.0), fx.SendPrices)
 
 
+def test_prices_are_told_again_when_reports_have_shown_for_a_while_that_they_were_lost() -> None:
+    core = worker("m", "q", offloading=DualBackPressure())
+    told = core.handle(ev.PricesReceived(Prices(2, ("n",), ((1.0, 0.5, 0.2),), ()), None), 0.0)
+    assert [effect.to for effect in of(told, fx.SendPrices)] == ["m", "q"]
+    again = [
+        bool(of(core.handle(ev.ReportReceived(report("m", sequence=number)), 0.1), fx.SendPrices))
+        for number in range(1, 24)
+    ]
+    assert [number for number, was in enumerate(again, 1) if was] == [11, 22], "reports overtake what is large"
+
+
 class TestFillQueue:
     def test_it_keeps_so_many_tasks_waiting_at_the_source_and_admits_each_datum_once(self) -> None:
         waiting: list[int] = []

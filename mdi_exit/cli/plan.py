@@ -40,14 +40,15 @@ def profile(
     from mdi_exit.config import parse_setting
 
     loaded = load(experiment, settings, None)
-    folder = out or Path("runs") / f"{loaded.name}-profile"
     from mdi_exit.cli import profiled, session
 
-    session.prepare_folder(folder)
-    with session.cluster(address) as cluster:
-        measured = cluster.profile(loaded, seconds, lambda words: print(f"{words} ...", file=sys.stderr, flush=True))
-    overrides = dict(parse_setting(setting) for setting in settings or ())
-    profiled.write(experiment, overrides, loaded, measured, folder)
+    with session.results_folder(out, f"{loaded.name}-profile") as folder:
+        with session.cluster(address) as cluster:
+            measured = cluster.profile(
+                loaded, seconds, lambda words: print(f"{words} ...", file=sys.stderr, flush=True)
+            )
+        overrides = dict(parse_setting(setting) for setting in settings or ())
+        profiled.write(experiment, overrides, loaded, measured, folder)
     if as_json:
         said = {"devices": profiled.devices(loaded, measured), "topology": profiled.topology(loaded, measured)}
         print(json.dumps(said, indent=1, sort_keys=True, allow_nan=False))
@@ -83,18 +84,17 @@ def plan(
     from mdi_exit.config import parse_setting
 
     loaded = load(experiment, settings, None)
-    folder = out or Path("runs") / f"{loaded.name}-plan"
     from mdi_exit.cli import planned, session, virtual  # bring in scipy, which a mistake need not wait for
 
-    session.prepare_folder(folder)
-    network = virtual.Network.of(loaded, trace)
-    wish = planned.Wish(None if memory_max is None else planned.size_bytes(memory_max), lean, keep_rules, check)
-    found, content = planned.make(loaded, network.card, network.trace, wish)
-    overrides = dict(parse_setting(setting) for setting in settings or ())
-    written = planned.write(experiment, overrides, found, content, wish, folder)
-    if check:
-        content["simulated"] = planned.simulated(written, network.card, network.trace)
-    planned.write_preview(written, found, content, folder)
+    with session.results_folder(out, f"{loaded.name}-plan") as folder:
+        network = virtual.Network.of(loaded, trace)
+        wish = planned.Wish(None if memory_max is None else planned.size_bytes(memory_max), lean, keep_rules, check)
+        found, content = planned.make(loaded, network.card, network.trace, wish)
+        overrides = dict(parse_setting(setting) for setting in settings or ())
+        written = planned.write(experiment, overrides, found, content, wish, folder)
+        if check:
+            content["simulated"] = planned.simulated(written, network.card, network.trace)
+        planned.write_preview(written, found, content, folder)
     if as_json:
         from mdi_exit.jsonfile import rounded
 

@@ -6,6 +6,9 @@ above that is held and the thresholds that make it possible are found: by the PI
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +72,7 @@ def in_words(report: Report) -> list[str]:
     sure = f"{100 * report['rate_mode']['thresholds'][0]:.0f} %"
     asked = report["threshold_mode"]["offered"] / report["threshold_mode"]["duration_s"]
     papers_rate, papers_threshold = (settled(report[f"{mode}_paper"]) for mode in ("rate_mode", "threshold_mode"))
+    program = _program()
     p99_s, papers_p99_s = (report[key]["latency_s"]["p99"] for key in ("rate_mode", "rate_mode_paper"))
     return [
         f"What happened: an image left at the first exit that was more than {sure} sure of it. Three devices then"
@@ -78,9 +82,16 @@ def in_words(report: Report) -> list[str]:
         f"Offered {asked:.0f}/s, they let images leave when {_percent(mean)} sure, on average:"
         f" {threshold['throughput_per_s']:.0f} images/s, {_percent(threshold['accuracy'])} right; with the paper's rule"
         f" {papers_threshold['throughput_per_s']:.0f}, {_percent(papers_threshold['accuracy'])}.",
-        "Try next: mdi-exit run near-optimal --set thresholds=0.95 (more right, fewer per second?), mdi-exit run"
-        " without-exits, or mdi-exit simulate near-optimal (how far from the best that is possible?).",
+        f"Try next: {program} run near-optimal --set topology=3-node-mesh --set thresholds=0.95 (more right, fewer per"
+        f" second?), {program} run without-exits --set topology=3-node-mesh, or {program} simulate near-optimal (how"
+        " far from the best that is possible?).",
     ]
+
+
+def _program() -> str:
+    """How this program can be called from here: after `make demo` it is not on the path."""
+    there = Path(sys.argv[0])
+    return "mdi-exit" if shutil.which("mdi-exit") or there.name != "mdi-exit" else os.path.relpath(there)
 
 
 def _seconds(value: float | None) -> str:

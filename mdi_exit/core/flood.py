@@ -7,6 +7,8 @@ from mdi_exit.core import events as ev
 from mdi_exit.core.neighbour import Neighbourhood
 from mdi_exit.core.types import NO_PRICES, OnAir, WorkerReport
 
+_REPORTS = 10  # of a neighbour, after which what it was told is lost
+
 
 class Flood:
     """The newest news of either kind. What is lost on the way is told again when a report shows an older version."""
@@ -16,6 +18,7 @@ class Flood:
         self.thresholds = ev.ThresholdsReceived(0, thresholds, None)
         self.prices = ev.PricesReceived(NO_PRICES, None)
         self._pi: dict[str, tuple[float, ...]] = {}
+        self._waited: dict[str, int] = {}  # by neighbour: reports without the prices that it was told
         self._free = (0.0,) * (len(thresholds) + 1)
         self.ways: dict[tuple[str, str], OnAir] = {}  # of radio channels that limit the rate: sender, receiver
 
@@ -39,7 +42,10 @@ class Flood:
         if report.thresholds_version < self.thresholds.version:
             behind.append(self._tell(self.thresholds, report.worker))
         if report.prices_version < self.prices.prices.version:
-            behind.append(self._tell(self.prices, report.worker))
+            # Prices are large: on a slow link reports overtake them by the dozen.
+            waited = self._waited[report.worker] = self._waited.get(report.worker, 0) + 1
+            if waited > _REPORTS:
+                behind.append(self._tell(self.prices, report.worker))
         return behind
 
     def prices_of(self, name: str, own: str) -> tuple[float, ...]:
@@ -49,4 +55,5 @@ class Flood:
     def _tell(self, news: ev.ThresholdsReceived | ev.PricesReceived, to: str) -> fx.WorkerEffect:
         if isinstance(news, ev.ThresholdsReceived):
             return fx.SendThresholds(to, news.version, news.thresholds)
+        self._waited[to] = 0
         return fx.SendPrices(to, news.prices)

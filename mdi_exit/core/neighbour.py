@@ -34,12 +34,12 @@ class Neighbour:
     waiting: tuple[int, ...]
     accepts: tuple[int, ...] = ()
     output: tuple[int, ...] = ()
+    backlogs: tuple[int, ...] = ()  # Q[m][k], k = 1..K: tasks that wait at m on either side, as last reported
     compute_delay_s: float = 0.0  # Gamma_m
     transfer_delay_s: float = 0.0  # D_nm, over all segments
     segment_transfer_s: list[float] = field(default_factory=list)  # D[n->m][k]; 0: not measured
     answered_s: float = 0.0  # when it last acknowledged a hand-over
     round_trip_s: float = 0.0  # the shortest from a hand-over to its answer; 0: none yet
-    _backlogs: tuple[int, ...] = ()
     epoch: int = -1
     sequence: int = -1
     transfers: dict[int, Transfer] = field(default_factory=dict)
@@ -51,11 +51,6 @@ class Neighbour:
     def input_queue(self) -> int:
         """I_m, as last reported, and what is on its way there."""
         return sum(self.waiting) + sum(len(transfer.tasks) for transfer in self.transfers.values())
-
-    @property
-    def backlogs(self) -> tuple[int, ...]:
-        """Q[m][k], k = 1..K: tasks that wait at m on either side, as last reported."""
-        return self._backlogs or self.waiting
 
     def backlog(self, k: int) -> int:
         """Q[m][k]."""
@@ -76,7 +71,7 @@ class Neighbour:
             return False
         self.epoch, self.sequence = report.epoch, report.sequence
         self.waiting, self.output, self.compute_delay_s = report.waiting, report.output, report.compute_delay_s
-        self._backlogs = tuple(map(operator.add, report.waiting, report.output))
+        self.backlogs = tuple(map(operator.add, report.waiting, report.output))
         return True
 
     def quarantine(self, limits: Limits) -> float:
@@ -117,8 +112,9 @@ class Neighbourhood:
         """Take over new routes, keep what is known of those who stay. Return what was under way to those who left."""
         before, self._by_name = self._by_name, {}
         for name in routes.peers:
+            none = (0,) * self._exits
             neighbour = before.pop(name, None) or Neighbour(
-                name, waiting=(0,) * self._exits, output=(0,) * self._exits, segment_transfer_s=[0.0] * self._exits
+                name, none, output=none, backlogs=none, segment_transfer_s=[0.0] * self._exits
             )
             neighbour.accepts = tuple(k for k, names in enumerate(routes.toward_segment, 1) if name in names)
             self._by_name[name] = neighbour

@@ -12,7 +12,7 @@ _LOOK_S = 1.0  # between looks at what came
 _LOOKS = 5  # after so many looks prices are made anew although nothing changed by much
 _CHANGE = 0.2  # relative, of a worker's speed: prices move little with less
 _ALIKE = 0.1  # of the worth of a fresh datum; of a dearer price, of that price; of a share
-_SMALL = 0.2  # a share: of a smaller one, a tenth of this is alike
+_SMALL = 0.5  # a share: of a smaller one, a tenth of this is alike
 
 
 class PriceDesk:
