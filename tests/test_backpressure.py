@@ -204,6 +204,12 @@ class TestPrices:
         assert sends(DualBackPressure(), Worker({2: 9}, air=half), Neighbour()) is None, "the optimum never goes there"
         assert sends(DualBackPressure(), Worker({3: 9}, air=half, dealt_of=(99.0, 100.0)), Neighbour()) == 3
 
+    def test_what_cannot_be_computed_here_goes_for_just_the_price_of_its_air(self) -> None:
+        pi, air = {"n": (1.0, 0, 0), "m": (0.5, 0, 0)}, OnAir("n", "m", "air", 10.0, (0.05, 0.0, 0.0), ALL)
+        assert sends(DualBackPressure(), Worker({1: 1}, pi=pi, air=air), Neighbour()) is None, "theta holds it back"
+        relay = Worker({1: 1}, hosted=(2, 3), pi=pi, air=air)
+        assert sends(DualBackPressure(), relay, Neighbour()) == 1, "it must not stay for ever"
+
     def test_who_cannot_be_reached_leaves_its_part_to_the_others(self) -> None:
         """Else what cannot be computed here would wait for ever beside an idle neighbour."""
         ways = {name: OnAir("n", name, "air", 0.0, (0.004,) * 3, (share,) * 3) for name, share in
