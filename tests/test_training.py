@@ -67,7 +67,7 @@ def settings(**changes: Any) -> fit.TrainingConfig:
     values: dict[str, Any] = {
         "model": model, "epochs": 3, "batch_size": 8, "learning_rate": 0.05, "weight_decay": 5e-4,
         "label_smoothing": 0.05, "ema_decay": 0.9, "padding": 2, "cutout": 4, "early_crop": 12,
-        "early_crop_share": 0.4, "seed": 5,
+        "early_crop_share": 0.4, "bf16": False, "init": "", "seed": 5,
     }  # fmt: skip
     return fit.TrainingConfig(**{**values, **changes})
 

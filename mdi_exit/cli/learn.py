@@ -45,6 +45,16 @@ def train(
         Optional[list[str]],
         typer.Option(help="CUT:CHANNELS:STRIDE of an autoencoder across a cut, such as 1:4:2; repeatable."),
     ] = None,
+    init: Annotated[
+        Optional[str],
+        typer.Option(help="A checkpoint to start from; what it lacks, such as an autoencoder, starts fresh."),
+    ] = None,
+    bf16: Annotated[
+        Optional[bool],
+        typer.Option(
+            "--bf16/--fp32", help="Arithmetic of a step; default: bf16 on an accelerator, fp32 on processors."
+        ),
+    ] = None,
     test: _Test = None,
     data_name: Annotated[Optional[str], typer.Option(help="What the card calls the data.")] = None,
     device: _Device = "auto",
@@ -73,6 +83,8 @@ def train(
         early_crop_share=early_crop_share,
         validation_share=validation_share,
         bottlenecks=tuple(bottleneck or ()),
+        init=init,
+        bf16=bf16,
         test=test,
         data_name=data_name,
         device=device,

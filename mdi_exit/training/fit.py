@@ -13,8 +13,7 @@ import math
 import pickle
 import textwrap
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +55,8 @@ class TrainingConfig:
     cutout: int  # pixels, 0 for none
     early_crop: int  # pixels, 0 for none: side of the crops that the first epochs are trained on, to save time
     early_crop_share: float  # of the epochs
+    bf16: bool  # of the forward and backward pass; weights and their averages stay fp32
+    init: str  # SHA-256 of the weights it starts from, "" for fresh ones
     seed: int
 
     def __post_init__(self) -> None:
@@ -97,16 +98,18 @@ def fit(
     state_path: Path,
     device: str = "cpu",
     compiled: bool = False,
+    initial: Mapping[str, Tensor] | None = None,
     progress: Callable[[Progress], None] | None = None,
     epoch_done: Callable[[MultiExitNetwork, list[dict[str, Any]]], None] | None = None,
 ) -> tuple[MultiExitNetwork, list[dict[str, Any]]]:
     """Train on uint8 images (N, 3, H, W) and return (averaged network, one history entry per epoch).
 
+    Starts from the tensors of `initial` that the network has in the same shape, and from fresh ones otherwise.
     Continues from `state_path` where that holds the same run. Raises TrainingError when it holds another one, and
     when the loss is no longer a number.
     """
     fingerprint = _fingerprint(config, images, labels)
-    run = _start(config, device)
+    run = _start(config, device, initial or {})
     if state_path.exists():
         _restore(run, state_path, fingerprint, device)
     pixels, targets = torch.from_numpy(images), torch.from_numpy(labels)
@@ -170,7 +173,7 @@ def _train_epoch(
         chosen = order[number * config.batch_size : (number + 1) * config.batch_size]
         batch = augment(images[chosen].to(device), config.padding, crop, config.cutout, generator)
         run.optimizer.zero_grad(set_to_none=True)
-        with _precision(device):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16):
             loss = loss_of(batch.contiguous(memory_format=torch.channels_last), labels[chosen].to(device))
         loss.backward()  # type: ignore[no-untyped-call]
         run.optimizer.step()
@@ -186,15 +189,13 @@ def _train_epoch(
     return total / per_epoch
 
 
-def _precision(device: torch.device) -> AbstractContextManager[Any]:
-    """bf16 on an accelerator; on processors it was measured to be no faster than fp32."""
-    return nullcontext() if device.type == "cpu" else torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-def _start(config: TrainingConfig, device: str) -> _Run:
+def _start(config: TrainingConfig, device: str, initial: Mapping[str, Tensor]) -> _Run:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = build(config.model)
+    own = network.state_dict()
+    same = {name: tensor for name, tensor in initial.items() if name in own and own[name].shape == tensor.shape}
+    network.load_state_dict(same, strict=False)
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network).requires_grad_(False)
     return _Run(network, average, optimise.make_optimizer(network, config.weight_decay), 0, [])

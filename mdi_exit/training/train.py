@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mdi_exit import outputs
 from mdi_exit.dataset import ImageDataset
+from mdi_exit.errors import UserError
 from mdi_exit.machine import command_line
 from mdi_exit.models import checkpoint
 from mdi_exit.models.card import BottleneckConfig, Card, CardError, ModelConfig
@@ -51,6 +54,8 @@ class TrainOptions:
     early_crop_share: float
     validation_share: float
     bottlenecks: tuple[str, ...]
+    init: str | None
+    bf16: bool | None
     test: str | None
     data_name: str | None
     device: str
@@ -65,10 +70,20 @@ def run_training(options: TrainOptions) -> Card:
     """
     device = console.prepare_device(options.device, options.threads)
     outputs.check_folder(options.out)
-    config = _training_config(options)
+    config = dataclasses.replace(
+        _training_config(options), bf16=device != "cpu" if options.bf16 is None else options.bf16
+    )
+    base = _base(options.init, config.model) if options.init is not None else None
     images, labels, classes = console.load_arrays(options.data, options.image_size, "train")
     chosen, held = stratified_split(labels, options.validation_share, options.seed)
     config = dataclasses.replace(config, model=_fitted(config.model, images[chosen], classes))
+    initial: dict[str, Tensor] = {}
+    if base is not None:  # its weights know the images by its own mean and deviation
+        network, theirs = base
+        console.require_classes(theirs, classes, options.data)
+        model = dataclasses.replace(config.model, mean=theirs.model.mean, std=theirs.model.std)
+        config = dataclasses.replace(config, model=model, init=theirs.weights_sha256)
+        initial = network.state_dict()
     card = Card(
         model=config.model,
         seed=options.seed,
@@ -89,7 +104,7 @@ def run_training(options: TrainOptions) -> Card:
     path = options.out / options.name
     with outputs.writing(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
-        average, history = _fit(options, config, card, (images[chosen], labels[chosen]), validation, device)
+        average, history = _fit(options, config, card, (images[chosen], labels[chosen]), validation, device, initial)
         card = dataclasses.replace(card, epochs=len(history), remarks=changes_of_plan(history))
         checkpoint.save(path, average, card)
     network, card = checkpoint.load(path)
@@ -115,6 +130,7 @@ def _fit(
     training: tuple[NDArray[np.uint8], NDArray[np.int64]],
     validation: tuple[NDArray[np.uint8], NDArray[np.int64]],
     device: str,
+    initial: Mapping[str, Tensor],
 ) -> tuple[MultiExitNetwork, list[dict[str, Any]]]:
     """Fit with a progress bar, keeping a snapshot and the curves after every epoch."""
     state = options.out / STATE_FILE
@@ -139,7 +155,8 @@ def _fit(
             print(f"epoch {last['epoch']}: loss {last['loss']:.3f}, validation accuracy (%) {shares}", flush=True)
 
         try:
-            average, history = fit.fit(config, *training, validation, state, device, options.compiled, show, keep)
+            started = (state, device, options.compiled, initial)
+            average, history = fit.fit(config, *training, validation, *started, show, keep)
         except KeyboardInterrupt:
             bar.stop()
             done = f"the epochs finished so far are in {state}" if state.exists() else "no epoch was finished"
@@ -179,8 +196,24 @@ def _training_config(options: TrainOptions) -> fit.TrainingConfig:
         cutout=options.cutout,
         early_crop=options.early_crop,
         early_crop_share=options.early_crop_share,
+        bf16=bool(options.bf16),
+        init="",
         seed=options.seed,
     )
+
+
+def _base(init: str, model: ModelConfig) -> tuple[MultiExitNetwork, Card]:
+    """Load what the training starts from; its bottlenecks may differ."""
+    network, card = checkpoint.load(init)
+    for words, theirs, asked in (
+        ("--model", card.model.architecture, model.architecture),
+        ("--image-size", card.model.image_size, model.image_size),
+    ):
+        if theirs != asked:
+            raise UserError(
+                f"{words} {asked}: --init {init} is a network of {words} {theirs}, and they have to be the same"
+            )
+    return network, card
 
 
 def _fitted(model: ModelConfig, images: NDArray[np.uint8], classes: tuple[str, ...]) -> ModelConfig:
