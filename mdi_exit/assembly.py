@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import random
+from array import array
 from collections.abc import Collection
 from pathlib import Path
 
@@ -73,9 +74,9 @@ def datum_index(experiment: Experiment, data_id: int, n: int) -> int:
     return _order(experiment.seed, shuffle, n)[position]
 
 
-@functools.lru_cache(maxsize=2)  # the order in use, and the one before it for data that are submitted again
-def _order(seed: int, shuffle: int, n: int) -> list[int]:
-    order = list(range(n))
+@functools.lru_cache(maxsize=16)  # what is in flight spans several where images are few; where many, 4 bytes for each
+def _order(seed: int, shuffle: int, n: int) -> array[int]:
+    order = array("I", range(n))
     random.Random(f"{seed}/data/{shuffle}").shuffle(order)
     return order
 

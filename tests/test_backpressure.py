@@ -93,6 +93,10 @@ class Worker:
     def backlogs(self) -> list[int]:
         return [self.waiting.get(k, 0) for k in (1, 2, 3)]
 
+    @property
+    def memo(self) -> dict[str, tuple[float, int | None]]:
+        return {}
+
     def continuation(self, k: int) -> float:
         return self.continuing
 

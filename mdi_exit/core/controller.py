@@ -199,9 +199,8 @@ class ControllerCore:
             self.interarrival_s = self._admission.period_s / self._admitted
         self._admitted = 0
         threshold = sum(self.thresholds) / len(self.thresholds) if self.thresholds else 1.0
-        record = fx.RecordControl(
-            self.interarrival_s, threshold, self.input_queue, self.output_queue, len(self._in_flight)
-        )
+        held = (self.input_queue, self.output_queue, len(self._in_flight))
+        record = fx.RecordControl(self.interarrival_s, threshold, *held)
         self._effects += [record, fx.SetTimer("adapt", self._admission.period_s)]
 
     # ---- the ledger

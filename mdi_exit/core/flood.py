@@ -13,13 +13,13 @@ _REPORTS = 10  # of a neighbour, after which what it was told is lost
 class Flood:
     """The newest news of either kind. What is lost on the way is told again when a report shows an older version."""
 
-    def __init__(self, neighbours: Neighbourhood, thresholds: tuple[float, ...]) -> None:
-        self._neighbours = neighbours
+    def __init__(self, name: str, neighbours: Neighbourhood, thresholds: tuple[float, ...]) -> None:
+        self._name, self._neighbours = name, neighbours
         self.thresholds = ev.ThresholdsReceived(0, thresholds, None)
         self.prices = ev.PricesReceived(NO_PRICES, None)
         self._pi: dict[str, tuple[float, ...]] = {}
         self._waited: dict[str, int] = {}  # by neighbour: reports without the prices that it was told
-        self._free = (0.0,) * (len(thresholds) + 1)
+        self._own = (0.0,) * (len(thresholds) + 1)  # of this worker
         self.ways: dict[tuple[str, str], OnAir] = {}  # of radio channels that limit the rate: sender, receiver
 
     def take(self, event: ev.ThresholdsReceived | ev.PricesReceived) -> list[fx.WorkerEffect]:
@@ -33,6 +33,7 @@ class Flood:
                 return []
             self.prices = event
             self._pi = dict(zip(event.prices.workers, event.prices.pi, strict=True))
+            self._own = self._pi.get(self._name, (0.0,) * len(self._own))
             self.ways = {(way.sender, way.receiver): way for way in event.prices.channels}
         return [self._tell(event, m.name) for m in self._neighbours if m.name != event.sender]
 
@@ -48,9 +49,9 @@ class Flood:
                 behind.append(self._tell(self.prices, report.worker))
         return behind
 
-    def prices_of(self, name: str, own: str) -> tuple[float, ...]:
-        """pi[name][k]; those of `own` for a worker that was not there when prices were made, so that they cancel."""
-        return self._pi.get(name) or self._pi.get(own) or self._free
+    def prices_of(self, name: str) -> tuple[float, ...]:
+        """pi[name][k]; its own for a worker that was not there when prices were made, so that they cancel."""
+        return self._pi.get(name, self._own)
 
     def _tell(self, news: ev.ThresholdsReceived | ev.PricesReceived, to: str) -> fx.WorkerEffect:
         if isinstance(news, ev.ThresholdsReceived):

@@ -43,6 +43,7 @@ class Neighbour:
     epoch: int = -1
     sequence: int = -1
     transfers: dict[int, Transfer] = field(default_factory=dict)
+    handed: list[int] = field(default_factory=list)  # tasks of them, per segment: policies look at them at every event
     declined: bool = False  # the policy said no and its retry time has not passed
     quarantined: bool = False
     quarantine_s: float = 0.0  # the last quarantine's length; 0 while the link is good
@@ -50,7 +51,7 @@ class Neighbour:
     @property
     def input_queue(self) -> int:
         """I_m, as last reported, and what is on its way there."""
-        return sum(self.waiting) + sum(len(transfer.tasks) for transfer in self.transfers.values())
+        return sum(self.waiting) + sum(self.handed)
 
     def backlog(self, k: int) -> int:
         """Q[m][k]."""
@@ -58,7 +59,7 @@ class Neighbour:
 
     def under_way(self, k: int) -> int:
         """Tasks for segment k on their way there."""
-        return sum(len(transfer.tasks) for transfer in self.transfers.values() if transfer.tasks[0][1].k == k)
+        return self.handed[k - 1]
 
     def segment_delay_s(self, k: int) -> float:
         """D[n->m][k], how long a task keeps the link's window from the next one; the mean transfer delay over all
@@ -113,9 +114,8 @@ class Neighbourhood:
         before, self._by_name = self._by_name, {}
         for name in routes.peers:
             none = (0,) * self._exits
-            neighbour = before.pop(name, None) or Neighbour(
-                name, none, output=none, backlogs=none, segment_transfer_s=[0.0] * self._exits
-            )
+            new = Neighbour(name, none, (), none, none, segment_transfer_s=[0.0] * len(none), handed=[0] * len(none))
+            neighbour = before.pop(name, new)
             neighbour.accepts = tuple(k for k, names in enumerate(routes.toward_segment, 1) if name in names)
             self._by_name[name] = neighbour
         self.routes = routes
@@ -125,4 +125,7 @@ class Neighbourhood:
     def end_transfer(self, name: str, transfer_id: int) -> tuple[Neighbour | None, Transfer | None]:
         """Return the neighbour and the hand-over that ended; None for whichever is not known any more."""
         neighbour = self._by_name.get(name)
-        return neighbour, neighbour.transfers.pop(transfer_id, None) if neighbour else None
+        transfer = neighbour.transfers.pop(transfer_id, None) if neighbour else None
+        if neighbour and transfer:
+            neighbour.handed[transfer.tasks[0][1].k - 1] -= len(transfer.tasks)
+        return neighbour, transfer

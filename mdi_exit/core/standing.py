@@ -37,10 +37,12 @@ class Standing:
         self.backlogs: Sequence[int] = self._tasks.backlogs  # Q[n][k]
         self._neighbours = Neighbourhood(exits)
         self._results = ResultRelay(self._neighbours, is_source, limits.results_max)
-        self._flood = Flood(self._neighbours, thresholds)
+        self._flood = Flood(name, self._neighbours, thresholds)
         self._delays = Delays(exits, options.delay_weight, options.compute_delay_s)
         self._dealt = Dealt()
         self._now = 0.0
+        self.prices = self._flood.prices_of  # pi[worker][k]
+        self.memo: dict[str, tuple[float, int | None]] = {}
         self.segment_delay_s = self._delays.segment_s  # Gamma[n][k]
         self.continuation = self._delays.continuation  # c[k] as seen here
         self.neighbours_toward = self._neighbours.toward  # to which a task for segment k may be handed
@@ -65,10 +67,6 @@ class Standing:
     def threshold(self, k: int) -> float:
         """Return T_e^k, k = 1..K-1."""
         return self._flood.thresholds.thresholds[k - 1]
-
-    def prices(self, worker: str) -> Sequence[float]:
-        """Return pi[worker][k], k = 1..K; 0 before the first prices."""
-        return self._flood.prices_of(worker, self.name)
 
     def on_air(self, neighbour: str) -> OnAir | None:
         """Return the radio channel to a neighbour, if one leads there that limits the rate."""

@@ -158,9 +158,8 @@ class Limits:
 
     waiting_max: int = 10_000  # tasks waiting at one worker; beyond it arrivals are refused and stay with the sender
     in_flight_max: int = 2_000  # data admitted and not yet answered; bounds the source's ledger and images in memory
-    attempts_max: int = (
-        4  # missed deadlines and errors of one datum; a fifth try is not worth it. Deaths of workers do not count
-    )
+    # Missed deadlines and errors of one datum; a fifth try is not worth it. Deaths of workers do not count.
+    attempts_max: int = 4
     deadline_s: float = 30.0  # first deadline of a datum; doubles with each attempt. Long: a deadline is not a policy
     loss_grace_s: float = 2.0  # after a worker is lost, data still unanswered this much later are submitted again
     hops_max: int = 16  # links a task may cross without being computed; then it stays where it can be computed

@@ -60,10 +60,6 @@ class NeighbourView(Protocol):
         """It failed a delivery lately, and is left alone for a while."""
 
     @property
-    def round_trip_s(self) -> float:
-        """The shortest time in which m answered a hand-over; 0 before any."""
-
-    @property
     def backlogs(self) -> Sequence[int]:
         """Q[m][k], k = 1..K: tasks that wait at m on either side, as last reported."""
 
@@ -134,6 +130,10 @@ class WorkerView(Protocol):
     def dealt(self, neighbour: str, k: int) -> tuple[float, float]:
         """Tasks for segment k that were disposed of here within about a second: handed to a neighbour; and in all,
         computed ones too. Counted while a radio channel limits the rate."""
+
+    @property
+    def memo(self) -> dict[str, tuple[float, int | None]]:
+        """For what a policy works out of the queues; it is emptied when they change."""
 
     def neighbours_toward(self, k: int) -> tuple[NeighbourView, ...]:
         """Neighbours to which a task for segment k may be handed."""

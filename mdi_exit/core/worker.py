@@ -70,15 +70,17 @@ class WorkerCore(Standing):
         """Take in what happened at `now` (seconds since the run began) and return what to do about it."""
         self._effects, self._now = [], now
         self._handlers[type(event)](event)
-        self._start_sends()
-        self._start_compute()
+        self.memo.clear()
+        if len(self.output) or len(self.either):
+            self._start_sends()
+        if not self._tasks.computing:
+            self._start_compute()
         return self._effects
 
     @property
     def taken_back(self) -> tuple[int, ...]:
         """Segments whose tasks the idle processor takes off the output queue."""
-        hosted = self.hosted
-        return hosted if self._offloading.takes_back else tuple(k for k in hosted if not self._neighbours.toward(k))
+        return tuple(k for k in self.hosted if self._offloading.takes_back or not self._neighbours.toward(k))
 
     # ---- events
 
@@ -189,8 +191,7 @@ class WorkerCore(Standing):
             self._tell_neighbours()
         elif verb == "measure":
             self._effects.append(fx.SetTimer("measure", self._options.measure_s))
-            own = self._delays.measurement(self.name, self._epoch, self._neighbours)
-            self._pass_on(ev.MeasurementsArrived((own,)))
+            self._pass_on(ev.MeasurementsArrived((self._delays.measurement(self.name, self._epoch, self._neighbours),)))
         elif (neighbour := self._neighbours.get(name)) is not None:
             if verb == "reconsider":
                 neighbour.declined = False
@@ -215,8 +216,6 @@ class WorkerCore(Standing):
 
     def _start_sends(self) -> None:
         """Algorithm 2: let every free link take what the policy gives it."""
-        if not (len(self.output) or len(self.either)):
-            return
         near, window = self._neighbours, self._options.link_window
         free = [m for m in near if len(m.transfers) < window and m.accepts and not (m.declined or m.quarantined)]
         if len(free) > 1:
@@ -238,14 +237,14 @@ class WorkerCore(Standing):
 
     def _send(self, neighbour: Neighbour, k: int) -> None:
         self._transfers += 1
+        self.memo.clear()
         transfer = neighbour.transfers[self._transfers] = self._tasks.start_sending(k, self._group(neighbour, k))
-        tasks = tuple(
-            [Task(t.data_id, t.attempt, t.k, t.payload_bytes, t.hops + 1, t.arm, t.seen) for _, t in transfer.tasks]
-        )
-        self._delays.handled += len(tasks)
+        sent = [Task(t.data_id, t.attempt, k, t.payload_bytes, t.hops + 1, t.arm, t.seen) for _, t in transfer.tasks]
+        neighbour.handed[k - 1] += len(sent)
+        self._delays.handled += len(sent)
         if self._flood.ways:
-            self._dealt.note(k, len(tasks), neighbour.name, self._now)
-        self._effects.append(fx.SendTasks(neighbour.name, self._transfers, tasks))
+            self._dealt.note(k, len(sent), neighbour.name, self._now)
+        self._effects.append(fx.SendTasks(neighbour.name, self._transfers, tuple(sent)))
 
     def _group(self, neighbour: Neighbour, k: int) -> int:
         """How many go together, if as many wait; of what could be computed here, whatever the policy's reason, no more
@@ -256,8 +255,6 @@ class WorkerCore(Standing):
 
     def _start_compute(self) -> None:
         """Algorithm 1's first line: take the next task, from the output queue when there is no other."""
-        if self._tasks.computing:
-            return
         side, k = Side.INPUT, self._offloading.next_to_run(self)
         if k is None:
             side, k = Side.OUTPUT, self.output.oldest(self.taken_back)
@@ -267,6 +264,7 @@ class WorkerCore(Standing):
             # As many as wait go together, but nobody who comes meanwhile waits long for them.
             in_time = int(self._options.group_s / max(self._delays.segment_s(k), 1e-9))
             tasks = self._tasks.start_computing(side, k, max(1, min(self._options.group_max, in_time)))
+            self.memo.clear()
             if self._flood.ways:
                 self._dealt.note(k, len(tasks), "", self._now)
             self._effects.append(fx.RunSegment(k, tasks))

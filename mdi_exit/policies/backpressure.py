@@ -59,14 +59,10 @@ class BackPressure:
     def next_to_run(self, view: WorkerView) -> int | None:
         if self.service == "deepest":
             return max(_runnable(view), default=None)
-        return _most_relieving(view, view.backlogs, 0.0)[1]
+        return _most_relieving(view, 0.0, 0.0)[1]
 
     def next_to_send(self, view: WorkerView, neighbour: NeighbourView, rng: random.Random) -> int | None:
-        k = _worth_sending(view, neighbour, self.theta)[1]
-        if k in view.hosted and view.beside_s:
-            relief = _most_relieving(view, view.backlogs, 0.0)[0]
-            k = _worth_sending(view, neighbour, self.theta, relief=relief)[1]
-        return k
+        return _worth_sending(view, neighbour, self.theta, 0.0, None, 0.0)[1]
 
     def order(self, view: WorkerView, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
         return _by_turns(free)
@@ -111,20 +107,16 @@ class DualBackPressure:
             self, kappa=_KAPPA * (queue_target or _KAPPA_TARGET) / _KAPPA_TARGET if self.kappa is None else self.kappa
         )
 
-    def _most_relieving(self, view: WorkerView) -> tuple[float, int | None]:
-        paid = zip(view.backlogs, view.prices(view.name), strict=True)
-        heights = [waiting + self.price_scale * pi for waiting, pi in paid]
-        return _most_relieving(view, heights, _KAPPA if self.kappa is None else self.kappa)
+    @property
+    def _reward(self) -> float:
+        return _KAPPA if self.kappa is None else self.kappa
 
     def next_to_run(self, view: WorkerView) -> int | None:
-        return self._most_relieving(view)[1]
+        return _most_relieving(view, self.price_scale, self._reward)[1]
 
     def next_to_send(self, view: WorkerView, neighbour: NeighbourView, rng: random.Random) -> int | None:
         way = view.on_air(neighbour.name)
-        k = _worth_sending(view, neighbour, self.theta, self.price_scale, way)[1]
-        if k in view.hosted and view.beside_s:
-            relief = self._most_relieving(view)[0]
-            k = _worth_sending(view, neighbour, self.theta, self.price_scale, way, relief)[1]
+        k = _worth_sending(view, neighbour, self.theta, self.price_scale, way, self._reward)[1]
         if way and k:
             busy_s, round_trip_s = view.air_use(way.channel)
             return k if busy_s < max(_ON_AIR_MAX_S, round_trip_s) else None
@@ -145,18 +137,19 @@ def _worth_sending(
     view: WorkerView,
     neighbour: NeighbourView,
     theta: float,
-    price_scale: float = 0.0,
-    way: OnAir | None = None,
-    relief: float = 0.0,
+    price_scale: float,
+    way: OnAir | None,
+    kappa: float | None = None,
 ) -> tuple[float, int | None]:
     """The largest weight of the segments that wait for this link, and the segment; 0 and None where none is above 0.
 
-    `relief`: by how much computing would relieve the queues here, per second.
+    With `kappa`, for what could be computed here handling the hand-over must be worth its time, too.
     """
     best, best_weight = None, 0.0
     output, either = view.output.counts, view.either.counts
-    here, there = view.backlogs, neighbour.backlogs
+    here, there, hosted = view.backlogs, neighbour.backlogs, view.hosted
     pays, paid = view.prices(view.name), view.prices(neighbour.name)
+    handling_s = view.beside_s if kappa is not None else 0.0
     for k in neighbour.accepts:
         i = k - 1
         if not (output[i] or either[i]):
@@ -165,12 +158,16 @@ def _worth_sending(
         if weight <= 0:  # what follows only lowers it
             continue
         if way:
-            weight -= price_scale * way.nu * way.air_s[k - 1]
+            weight -= price_scale * way.nu * way.air_s[i]
         else:  # half of what is on its way will be done as it comes; on the air _ON_AIR_MAX_S bounds it
             weight -= neighbour.under_way(k) / 2
-        if k in view.hosted:  # what cannot be computed here must go
-            weight -= theta + (_computed_meanwhile(view, relief, k) if relief > 0 else 0.0)
-        weight /= max(way.air_s[k - 1] if way else neighbour.segment_delay_s(k), _SHORTEST_S)
+        if k in hosted:  # what cannot be computed here must go
+            weight -= theta
+            if handling_s and weight > 0:
+                weight -= _computed_meanwhile(view, _most_relieving(view, price_scale, kappa or 0.0)[0], k)
+        if weight <= 0:
+            continue
+        weight /= max(way.air_s[i] if way else neighbour.segment_delay_s(k), _SHORTEST_S)
         if weight > best_weight and (way is None or _within_share(view, neighbour, way, k)):
             best, best_weight = k, weight
     return best_weight, best
@@ -194,6 +191,8 @@ def _within_share(view: WorkerView, neighbour: NeighbourView, way: OnAir, k: int
 def _computed_meanwhile(view: WorkerView, relief: float, k: int) -> float:
     """What computing would relieve the queues by while both ends handle the hand-over of a task for segment k; twice
     that for one that was handed here, and so on, so that tasks settle. (Relays that had no choice count, too.)"""
+    if relief <= 0:
+        return 0.0
     hops = view.output.hops(k) if view.output.count(k) else view.either.hops(k)
     return 2 * view.beside_s * relief * (1 + hops)
 
@@ -204,22 +203,25 @@ def _runnable(view: WorkerView) -> list[int]:
     return [k for k in view.hosted if waiting[k - 1] or either[k - 1]]
 
 
-def _most_relieving(view: WorkerView, heights: Sequence[float], kappa: float) -> tuple[float, int | None]:
+def _most_relieving(view: WorkerView, price_scale: float, kappa: float) -> tuple[float, int | None]:
     """The largest (H[n][k] - c[k] H[n][k+1] + kappa k) / Gamma[n][k] of the runnable segments, and the segment.
-    `heights` are H[n][k], k = 1..K.
 
     0 and None where each does more harm than good: what it makes waits already, in the end for links, as what ends data
-    here never does harm.
+    here never does harm. Worked out once for as long as the queues stay as they are: every free link asks.
     """
+    if (known := view.memo.get("most relieving")) is not None:
+        return known
     best, best_weight = None, 0.0
+    backlogs, pays = view.backlogs, view.prices(view.name)
     for k in _runnable(view):
-        following = heights[k] if k < view.exits else 0.0
-        relief = heights[k - 1] - view.continuation(k) * following + kappa * k
-        if relief < 0 and view.backlogs[k]:
+        following = backlogs[k] + price_scale * pays[k] if k < view.exits else 0.0
+        relief = backlogs[k - 1] + price_scale * pays[k - 1] - view.continuation(k) * following + kappa * k
+        if relief < 0 and backlogs[k]:
             continue
         weight = relief / max(view.segment_delay_s(k), _SHORTEST_S)
         if best is None or weight > best_weight:
             best, best_weight = k, weight
+    view.memo["most relieving"] = best_weight, best
     return best_weight, best
 
 
