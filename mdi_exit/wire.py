@@ -13,7 +13,7 @@ each field checked against its annotation. Whatever a peer gets wrong is a `Wire
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgpack
@@ -107,16 +107,31 @@ def _in_columns(message: LinkMessage) -> object:
     return {tag: (*others, {column_tag: columns})}
 
 
-def decode(frames: Sequence[Buffer]) -> tuple[LinkMessage, list[Tensor]]:
-    """Return the message and its tensors, coded ones as fp32 again, others as read-only views of the frames.
+def decode(frames: Sequence[Buffer]) -> Iterator[tuple[LinkMessage, list[Tensor]]]:
+    """The messages whose frames came behind each other, each with its tensors: coded ones as fp32 again, others as
+    read-only views of the frames.
 
-    Raises WireError.
+    Raises WireError where one is bad; what is behind it cannot be read.
 
     The types are checked, not yet whether the numbers make sense for a network: see `runtime.fit`.
     """
     if not 1 <= len(frames) <= FRAMES_MAX:
         raise WireError(f"{len(frames)} frames; allowed are 1 to {FRAMES_MAX}")
-    content = _unpacked(frames[0], HEADER_BYTES_MAX)
+    if sum(map(len, frames)) > MESSAGE_BYTES_MAX:
+        raise WireError(f"the message is larger than {MESSAGE_BYTES_MAX} bytes")
+    first = 0
+    while first < len(frames):
+        message, described = _header(frames[first])
+        payload = frames[first + 1 : first + 1 + len(described)]
+        if len(described) != len(payload):
+            raise WireError("the header describes another number of tensors than came")
+        yield message, _payloads(message, described, payload)
+        first += 1 + len(described)
+
+
+def _header(frame: Buffer) -> tuple[LinkMessage, tuple[object, ...]]:
+    """A message, and how its tensors are described."""
+    content = _unpacked(frame, HEADER_BYTES_MAX)
     if type(content) is not tuple or len(content) != 3:
         raise WireError("the header is not (version, message, tensors)")
     version, message, described = content
@@ -124,20 +139,22 @@ def decode(frames: Sequence[Buffer]) -> tuple[LinkMessage, list[Tensor]]:
         raise WireError(f"the peer speaks version {version!r}, this is version {VERSION}")
     if not isinstance(message, LINK_MESSAGES):
         raise WireError(f"a {type(message).__name__} is no message of a link")
-    if type(described) is not tuple or len(described) != len(frames) - 1:
-        raise WireError("the header describes another number of tensors than came")
-    if sum(map(len, frames)) > MESSAGE_BYTES_MAX:
-        raise WireError(f"the message is larger than {MESSAGE_BYTES_MAX} bytes")
+    if type(described) is not tuple:
+        raise WireError("the header does not describe the tensors")
+    return message, described
+
+
+def _payloads(message: LinkMessage, described: Sequence[object], frames: Sequence[Buffer]) -> list[Tensor]:
     most = len(message.tasks) if isinstance(message, fx.SendTasks) else 0
     tensors: list[Tensor] = []
     left_bytes = MESSAGE_BYTES_MAX  # of what they become: coded ones grow
-    for entry, frame in zip(described, frames[1:], strict=True):
+    for entry, frame in zip(described, frames, strict=True):
         together = _tensors(entry, frame, min(left_bytes, TENSOR_BYTES_MAX), most - len(tensors))
         left_bytes -= together.nbytes
         tensors += [together[number, ...] for number in range(len(together))]
     if len(tensors) not in (0, most):
         raise WireError(f"{len(tensors)} tensors with a {type(message).__name__}")
-    return message, tensors
+    return tensors
 
 
 def _tensors(described: object, frame: Buffer, most_bytes: int, most: int) -> Tensor:

@@ -14,7 +14,7 @@ from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core import types as ty
 
-VERSION = 5  # of the header and of TABLE; raised whenever a tag, a field or its meaning changes
+VERSION = 6  # of the header and of TABLE; raised whenever a tag, a field or its meaning changes
 
 TABLE: dict[int, type[Any]] = {
     # values inside others

@@ -69,6 +69,7 @@ def test_the_loop_is_charged_for_what_it_does_while_there_is_something_to_comput
         while len(beside) == count:
             time.sleep(0.001)
             computer.collect(take)
+            computer.compute_here(take)
         return beside[-1]
 
     def taken(ended: Computed, beside_s: float) -> None:
@@ -114,6 +115,7 @@ def test_whole_groups_are_computed_in_the_loop_by_a_worker_without_neighbours_al
         while len(done) < count:
             time.sleep(0.001)
             computer.collect(lambda ended, beside_s: done.append(ended))
+            computer.compute_here(lambda ended, beside_s: done.append(ended))
     computer.stop(1.0)
 
 

@@ -72,7 +72,8 @@ class Peer:
         return WorkerReport(self.name, 1, 0, (0, 0, 0), (0, 0, 0), 0.001, 0, 0)
 
     def work(self) -> None:
-        """Take in what is there, and wait a little when nothing is."""
+        """Say what there is to say, take in what is there, and wait a little when nothing is."""
+        self.exchange.speak()
         self.links.wait(0.02)
         while (message := self.links.receive()) is not None:
             self.exchange.take_in(*message)
@@ -82,6 +83,7 @@ class Peer:
         self.now += seconds
         for name in self.timers.due(self.now):
             self.exchange.due(name)
+        self.exchange.speak()
 
     def close(self) -> None:
         self.links.close()
@@ -200,6 +202,20 @@ def test_a_repeated_hand_over_is_answered_again_and_delivered_once(pair: Pair) -
     b.exchange.tell(fx.SendThresholds("a", 1, (0.5, 0.5)))  # it overtakes no answer
     pair.until(lambda: ev.ThresholdsReceived(1, (0.5, 0.5), "b") in a.events)
     assert len(a.events) == 3, "one answer of the core's, one from memory; none before there was any"
+
+
+def test_what_is_said_before_waiting_goes_together_and_in_order(pair: Pair) -> None:
+    a, b = pair.a, pair.b
+    many = range(wire.FRAMES_MAX)  # with a payload's frame more than belong together
+    for number in many:
+        a.exchange.tell(fx.SendThresholds("b", number, (0.5, 0.5)))
+        if number == 1:
+            a.exchange.hand_over(fx.SendTasks("b", 5, (TASK,)), [FEATURE])
+    assert a.exchange.has_to_speak and a.exchange.speak() and not a.exchange.speak()
+    pair.until(lambda: len(b.events) > len(many))
+    assert b.events.pop(2) == ev.TasksArrived((TASK,), "a", 5) and not b.exchange.refused
+    assert b.events == [ev.ThresholdsReceived(number, (0.5, 0.5), "a") for number in many]
+    np.testing.assert_array_equal(b.stored[TASK.key], FEATURE)
 
 
 # ---- what is told when it does not
@@ -467,6 +483,7 @@ def test_features_are_coded_as_the_link_says_and_counted_as_they_travel() -> Non
         sizes = 0
         for number, (task, payload) in enumerate(zip(tasks, payloads, strict=True)):
             coded.hand_over(fx.SendTasks("b", number, (task,)), [payload])
+            coded.speak()
             sizes += sum(map(len, wire.encode(fx.SendTasks("b", number, (task,)), [payload], "int8")))
         pair.until(lambda: len(pair.b.events) == 2)
         assert (pair.b.stored[tasks[1].key] == image).all()

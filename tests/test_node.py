@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -21,6 +22,7 @@ from mdi_exit.compute.torch_runner import TorchRunner
 from mdi_exit.config import Experiment, load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
+from mdi_exit.core.types import Task
 from mdi_exit.core.views import ExitDecision
 from mdi_exit.dataset import UnreadableImage
 from mdi_exit.errors import UserError
@@ -82,6 +84,21 @@ def test_every_datum_gets_its_outcome_and_no_payload_stays(alone: Callable[..., 
     assert not node._payloads
     (path,) = journals(tmp_path)
     assert replay(path, experiment, node.life.prepared.card) is None
+
+
+def test_a_payload_that_comes_right_behind_the_news_that_it_was_delivered_stays(
+    prepared: PreparedNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A neighbour acknowledges a task and hands it back, and both arrive together."""
+    life = Life(flood(), prepared, "n1", 0, time.time(), None)
+    node = Node(life, life.runner(), "127.0.0.1")
+    task, image = Task(7, 0, 2, 4), np.zeros(1, np.float32)
+    node._payloads[task.key] = image
+    monkeypatch.setattr(node._worker, "handle", lambda event, now: [fx.DiscardPayloads((task.key,))])
+    node._arrived(ev.TimerFired("the news"))
+    node._keep((task,), [image])
+    assert node._payloads == {task.key: image}
+    node.stop()
 
 
 def test_groups_are_computed_together(alone: Callable[..., Node]) -> None:

@@ -6,6 +6,7 @@ import math
 import random
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from enum import Enum
 
@@ -49,6 +50,12 @@ def frames_of(message: wire.LinkMessage) -> list[bytes]:
     """What really arrives: bytes, not views of the sender's memory."""
     tensors = TENSORS if isinstance(message, fx.SendTasks) else []
     return [bytes(frame) for frame in wire.encode(message, tensors)]
+
+
+def read(frames: Sequence[wire.Buffer]) -> tuple[wire.LinkMessage, list[wire.Tensor]]:
+    """The one message that came."""
+    (message,) = wire.decode(frames)
+    return message
 
 
 def values_of(hint: typing.Any) -> st.SearchStrategy[typing.Any]:
@@ -96,7 +103,7 @@ def test_nan_and_enums_come_back_as_themselves() -> None:
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_messages_of_a_link_round_trip_with_their_tensors(message: wire.LinkMessage) -> None:
-    decoded, tensors = wire.decode(frames_of(message))
+    decoded, tensors = read(frames_of(message))
     check_fit(decoded, EXITS, WORKERS)
     assert decoded == message
     expected = TENSORS if isinstance(message, fx.SendTasks) else []
@@ -110,7 +117,7 @@ def test_messages_of_a_link_round_trip_with_their_tensors(message: wire.LinkMess
 @pytest.mark.parametrize("shape", [(3, 4, 5), (1,), (0, 4), ()])
 def test_tensors_of_every_type_and_shape(dtype: str, shape: tuple[int, ...]) -> None:
     tensor = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
-    _, (back,) = wire.decode([bytes(f) for f in wire.encode(fx.SendTasks("b", 1, (TASK,)), [tensor])])
+    _, (back,) = read([bytes(f) for f in wire.encode(fx.SendTasks("b", 1, (TASK,)), [tensor])])
     assert back.dtype == tensor.dtype and back.shape == tensor.shape
     np.testing.assert_array_equal(back, tensor)
 
@@ -119,10 +126,10 @@ def test_tensors_are_copied_neither_out_nor_in() -> None:
     tensor = np.zeros((4, 4), np.float32)
     frames = wire.encode(fx.SendTasks("b", 1, (TASK,)), [tensor])
     assert np.shares_memory(np.frombuffer(frames[1], np.uint8), tensor)
-    _, (back,) = wire.decode(frames)
+    _, (back,) = read(frames)
     assert np.shares_memory(back, tensor)
     strided = np.arange(16, dtype=np.float32).reshape(4, 4).T
-    _, (back,) = wire.decode(wire.encode(fx.SendTasks("b", 1, (TASK,)), [strided]))
+    _, (back,) = read(wire.encode(fx.SendTasks("b", 1, (TASK,)), [strided]))
     np.testing.assert_array_equal(back, strided)
 
 
@@ -133,7 +140,7 @@ def test_small_tensors_of_a_group_share_a_frame_and_large_ones_are_not_copied(si
     sent = wire.encode(fx.SendTasks("b", 1, (TASK, TASK)), tensors)
     assert len(sent) == frames
     assert np.shares_memory(np.frombuffer(sent[1], np.uint8), group) == (frames == 3)
-    _, back = wire.decode([bytes(frame) for frame in sent])
+    _, back = read([bytes(frame) for frame in sent])
     for one, other in zip(back, tensors, strict=True):
         np.testing.assert_array_equal(one, other)
     different: list[wire.Tensor] = [np.zeros(4, np.float32), np.zeros(4, np.float16)]
@@ -147,7 +154,7 @@ def test_an_empty_tensor_of_an_endless_shape_is_refused(code: int, shape: tuple[
     sent = wire.encode(fx.SendTasks("b", 1, (TASK,)), [np.zeros((1,), np.uint8)])
     version, message, _ = msgpack.unpackb(sent[0], strict_map_key=False)
     with pytest.raises(wire.WireError, match="a tensor of shape"):
-        wire.decode([msgpack.packb((version, message, ((code, shape, 1),))), b""])
+        read([msgpack.packb((version, message, ((code, shape, 1),))), b""])
 
 
 @given(message=st.sampled_from(MESSAGES), seed=st.integers(0, 2**32))
@@ -167,7 +174,7 @@ def test_mutated_frames_are_refused_or_still_fit(message: wire.LinkMessage, seed
         else:
             frames.insert(rng.randint(0, len(frames)), bytearray(rng.randbytes(rng.randrange(9))))
     try:
-        decoded, tensors = wire.decode([bytes(frame) for frame in frames])
+        decoded, tensors = read([bytes(frame) for frame in frames])
         check_fit(decoded, EXITS, WORKERS)
     except wire.WireError:
         return
@@ -177,7 +184,7 @@ def test_mutated_frames_are_refused_or_still_fit(message: wire.LinkMessage, seed
 @given(st.lists(st.binary(max_size=64), max_size=4), st.binary(max_size=64))
 def test_random_bytes_are_refused(frames: list[bytes], packed: bytes) -> None:
     with pytest.raises(wire.WireError):
-        wire.decode(frames)
+        read(frames)
     try:
         wire.unpack(packed)
     except wire.WireError as error:
@@ -203,7 +210,7 @@ JSON_LIKE = st.recursive(
 def test_well_formed_msgpack_of_anything_is_refused_as_a_message(content: object) -> None:
     for header in (content, [wire_table.VERSION, content, []], [wire_table.VERSION, {16: content}, []]):
         with pytest.raises(wire.WireError):
-            wire.decode([msgpack.packb(header)])
+            read([msgpack.packb(header)])
 
 
 def header(*content: object) -> list[bytes]:
@@ -251,7 +258,19 @@ TWO_TASKS = {16: ["b", 1, {10: [[7, 8], [0, 0], [2, 2], [16, 16], [1, 1], [0, 0]
 )
 def test_each_mistake_is_named(frames: list[bytes], complaint: str) -> None:
     with pytest.raises(wire.WireError, match=complaint):
-        wire.decode(frames)
+        read(frames)
+
+
+def test_messages_that_come_together_are_told_apart_up_to_one_that_is_bad() -> None:
+    frames = [frame for message in MESSAGES for frame in frames_of(message)]
+    assert [message for message, _ in wire.decode(frames)] == MESSAGES
+    assert [len(tensors) for _, tensors in wire.decode(frames)] == [
+        len(TENSORS) if isinstance(message, fx.SendTasks) else 0 for message in MESSAGES
+    ]
+    told = wire.decode([*frames_of(MESSAGES[0]), b"garbage", *frames_of(MESSAGES[1])])
+    assert next(told)[0] == MESSAGES[0]
+    with pytest.raises(wire.WireError, match="not a message"):
+        next(told)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +311,7 @@ def test_each_mistake_is_named(frames: list[bytes], complaint: str) -> None:
     ],
 )
 def test_what_no_worker_of_this_network_would_say_is_refused(message: wire.LinkMessage) -> None:
-    decoded, _ = wire.decode([bytes(frame) for frame in wire.encode(message)])
+    decoded, _ = read([bytes(frame) for frame in wire.encode(message)])
     with pytest.raises(wire.WireError):
         check_fit(decoded, EXITS, WORKERS)
 
@@ -306,7 +325,7 @@ def test_groups_that_no_message_can_carry_are_refused_before_a_run_and_the_large
         frames = wire.encode(fx.SendTasks("b", 1, tasks), [tensor] * most)
         if most == 83:
             check_groups(experiment, features)
-            assert len(wire.decode(frames)[1]) == most
+            assert len(read(frames)[1]) == most
             continue
         with pytest.raises(UserError, match=r"^worker\.group_max: is 84 for n1, too many [^\n]*; allowed: at most 83$"):
             check_groups(experiment, features)

@@ -41,7 +41,7 @@ class Computed:
 
 
 class Computer:
-    """Runs segments. `collect` gives what has ended; `wake` is called when the thread has something to collect."""
+    """Runs segments. `collect` gives what the thread has computed, and `wake` is called when there is something."""
 
     def __init__(self, runner: SegmentRunner, wake: Callable[[], None], alone: bool = False) -> None:
         """`alone`: the worker has no neighbours. An emulated device sleeps, which the loop must not."""
@@ -58,7 +58,7 @@ class Computer:
 
     @property
     def busy_here(self) -> bool:
-        """`collect` has something to compute, so do not sleep."""
+        """`compute_here` has something to compute, so do not sleep."""
         return self._next is not None
 
     def submit(self, k: int, tasks: tuple[Task, ...], payloads: list[Tensor]) -> None:
@@ -72,21 +72,25 @@ class Computer:
             self._jobs.put(job)
 
     def collect(self, take: Callable[[Computed, float], None]) -> None:
-        """Give `take` the group that has ended, if one has, and the processor time that the loop's thread took for all
-        else since the last group; raises whatever bug ended the thread's work.
+        """Give `take` the group that the thread has computed, if it has, and the processor time that the loop's thread
+        took for all else since the last group; raises whatever bug ended the thread's work.
 
         What is submitted while `take` runs follows directly on that group.
         """
-        if self._next is None and not self._done:
-            return
-        beside_s = time.thread_time() - self._thread_s
-        if self._next is not None:
-            job, self._next = self._next, None
-            done: Computed | BaseException = self._compute(*job)
-        else:
+        if self._done:
             done = self._done.popleft()
-        if isinstance(done, BaseException):
-            raise done
+            if isinstance(done, BaseException):
+                raise done
+            self._give(take, done, time.thread_time() - self._thread_s)
+
+    def compute_here(self, take: Callable[[Computed, float], None]) -> None:
+        """Compute in the loop what is not worth another thread, if there is anything, and give it like `collect`."""
+        if self._next is not None:
+            beside_s = time.thread_time() - self._thread_s
+            job, self._next = self._next, None
+            self._give(take, self._compute(*job), beside_s)
+
+    def _give(self, take: Callable[[Computed, float], None], done: Computed, beside_s: float) -> None:
         self._follows, self._thread_s = True, time.thread_time()
         take(done, beside_s)
         self._follows = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -24,7 +24,7 @@ from mdi_exit.runtime.links import Links
 from mdi_exit.runtime.receiver import Receiver
 from mdi_exit.runtime.timers import Timers
 from mdi_exit.shaping import Shape, Shaper
-from mdi_exit.wire import Buffer, LinkMessage, Tensor, WireError, decode, encode
+from mdi_exit.wire import FRAMES_MAX, MESSAGE_BYTES_MAX, Buffer, LinkMessage, Tensor, WireError, decode, encode
 
 _SLOWEST_BPS = 4e6  # what is expected of a link of which nothing is known
 _ANSWERED_MAX = 1_024  # hand-overs answered lately, to answer a repeated one again; windows keep far below
@@ -42,6 +42,15 @@ class _Held:
     message: LinkMessage
     frames: list[Buffer]
     size_bytes: int
+
+
+@dataclass(slots=True)
+class _Bundle:
+    """What is to be said to one neighbour."""
+
+    messages: list[LinkMessage] = field(default_factory=list)
+    frames: list[Buffer] = field(default_factory=list)
+    size_bytes: int = 0
 
 
 class Exchange:
@@ -74,6 +83,7 @@ class Exchange:
         self._answered: OrderedDict[tuple[str, int], fx.Acknowledge | None] = OrderedDict()  # None: not answered yet
         self._held: dict[int, _Held] = {}  # on a shaped link, until their release
         self._releases = 0
+        self._bundles: dict[str, _Bundle] = {}  # by neighbour
         self.bytes_sent: dict[str, int] = {}
         self.refused: dict[str, tuple[int, str]] = {}  # neighbour: bad messages of its, and what the last one was
         links.on_down = self._neighbour_down
@@ -139,13 +149,45 @@ class Exchange:
         return release_s
 
     def _send(self, message: LinkMessage, frames: list[Buffer], size_bytes: int) -> None:
+        """Send with the next `speak`: what is said together wakes both ends, and ZeroMQ's threads, once."""
         to = message.to
-        if self._links.send(to, frames):
-            self.bytes_sent[to] = self.bytes_sent.get(to, 0) + size_bytes
-        elif isinstance(message, fx.SendTasks):
-            self._give_up(to, message.transfer_id)
+        if not self._links.reaches(to):
+            self._not_sent(message)
+            return
+        bundle = self._bundles.setdefault(to, _Bundle())
+        if len(bundle.frames) + len(frames) > FRAMES_MAX or bundle.size_bytes + size_bytes > MESSAGE_BYTES_MAX:
+            self._speak_to(to)
+            bundle = self._bundles[to] = _Bundle()
+        bundle.messages.append(message)
+        bundle.frames += frames
+        bundle.size_bytes += size_bytes
+
+    @property
+    def has_to_speak(self) -> bool:
+        """There is something to `speak` of, so do not wait."""
+        return bool(self._bundles)
+
+    def speak(self) -> bool:
+        """Let everybody have what there is for them; False when there was nothing."""
+        if not self._bundles:
+            return False
+        for to in list(self._bundles):
+            self._speak_to(to)
+        return True
+
+    def _speak_to(self, to: str) -> None:
+        bundle = self._bundles.pop(to)
+        if self._links.send(to, bundle.frames):
+            self.bytes_sent[to] = self.bytes_sent.get(to, 0) + bundle.size_bytes
+            return
+        for message in bundle.messages:
+            self._not_sent(message)
+
+    def _not_sent(self, message: LinkMessage) -> None:
+        if isinstance(message, fx.SendTasks):
+            self._give_up(message.to, message.transfer_id)
         elif isinstance(message, fx.SendResults):
-            self._deliver(ev.ResultsUndelivered(to, message.results))
+            self._deliver(ev.ResultsUndelivered(message.to, message.results))
 
     def _neighbour_down(self, name: str) -> None:
         for to, transfer_id in [key for key in self._started if key[0] == name]:
@@ -163,12 +205,12 @@ class Exchange:
     # ---- messages
 
     def take_in(self, sender: str, frames: Sequence[Buffer]) -> None:
-        """Take in a message of a neighbour; a bad one is counted, dropped, and does no harm."""
+        """Take in what a neighbour said; a bad message is counted, dropped with what came behind, and does no harm."""
         try:
-            message, tensors = decode(frames)
-            check_fit(message, self._features.exits, self._workers)
-            self._check_sender(sender, message)
-            self._take(sender, message, tensors)
+            for message, tensors in decode(frames):
+                check_fit(message, self._features.exits, self._workers)
+                self._check_sender(sender, message)
+                self._take(sender, message, tensors)
         except WireError as error:
             count, _ = self.refused.get(sender, (0, ""))
             self.refused[sender] = (count + 1, str(error))

@@ -120,11 +120,16 @@ class Links:
             if name not in self._connections:
                 self._connect(name, address)
 
-    def send(self, name: str, frames: Sequence[Buffer]) -> bool:
-        """Send a message to a neighbour; False when it is known not to get there."""
+    def reaches(self, name: str) -> bool:
+        """Say whether what is sent to a neighbour may get there."""
         connection = self._connections.get(name)
-        if connection is None or connection.down:
+        return connection is not None and not connection.down
+
+    def send(self, name: str, frames: Sequence[Buffer]) -> bool:
+        """Send messages, all their frames, to a neighbour; False when they are known not to get there."""
+        if not self.reaches(name):
             return False
+        connection = self._connections[name]
         try:
             # What is small is copied either way; said outright, it takes a third less.
             small = all([len(frame) < zmq.COPY_THRESHOLD for frame in frames])
@@ -160,7 +165,7 @@ class Links:
         return [descriptor for descriptor, _ in self._poll.poll(milliseconds)]
 
     def receive(self) -> tuple[str, list[Buffer]] | None:
-        """Return the next message as (neighbour, frames), or None when none is there."""
+        """Return the next frames that were sent together, with the neighbour, or None when there are none."""
         while self._unread:
             try:
                 frames = [self._inbound.recv(_AT_ONCE, False)]

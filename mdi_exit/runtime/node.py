@@ -139,13 +139,16 @@ class Node:
                 for timer in self._timers.due(self.now()):
                     self._timer_due(timer)
                     self._handle_events()
-                sleep_s = 0.0 if self._computer.busy_here else self._timers.wait_s(self.now(), _SLEEP_S)
-                rung = self.links.wait(sleep_s)
+                busy = self._computer.busy_here or self.exchange.has_to_speak
+                rung = self.links.wait(0.0 if busy else self._timers.wait_s(self.now(), _SLEEP_S))
                 self._handle_events()  # a neighbour may have gone down
                 self._take_in_messages()
                 if rung:
                     self._answer_bell()
                 self._computer.collect(self._computed)
+                while self.exchange.speak():  # before computing, so that neighbours need not wait for it
+                    self._handle_events()  # what cannot be sent
+                self._computer.compute_here(self._computed)
         except BaseException as error:  # whatever it is, the supervisor is told and ends the run
             self.failure = error
         finally:
@@ -178,8 +181,7 @@ class Node:
 
     def _take_in_messages(self) -> None:
         for _ in range(_MESSAGES_MAX):
-            message = self.links.receive()
-            if message is None:
+            if (message := self.links.receive()) is None:
                 break
             self.exchange.take_in(*message)
             self._handle_events()
@@ -238,8 +240,8 @@ class Node:
         self._events.append(("controller", event))
 
     def _keep(self, tasks: tuple[Task, ...], tensors: list[Tensor]) -> None:
-        for task, tensor in zip(tasks, tensors, strict=True):
-            self._payloads[task.key] = tensor
+        self._handle_events()  # what the sender said before may let go of the very same payloads
+        self._payloads.update(zip([task.key for task in tasks], tensors, strict=True))
 
     def _computed(self, done: Computed, beside_s: float) -> None:
         if done.reason:
