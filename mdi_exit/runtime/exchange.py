@@ -17,7 +17,7 @@ from mdi_exit.codec import FP32
 from mdi_exit.compute.base import FeatureShapes
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
-from mdi_exit.core.types import Task
+from mdi_exit.core.types import Result, Task
 from mdi_exit.runtime.coder import Coder
 from mdi_exit.runtime.fit import check_fit
 from mdi_exit.runtime.links import Links
@@ -82,6 +82,7 @@ class Exchange:
         self._started: dict[tuple[str, int], tuple[float, int]] = {}  # hand-overs without an answer yet: when, bytes
         self._answered: OrderedDict[tuple[str, int], fx.Acknowledge | None] = OrderedDict()  # None: not answered yet
         self._held: dict[int, _Held] = {}  # on a shaped link, until their release
+        self._results: list[Result] = []  # taken in
         self._releases = 0
         self._bundles: dict[str, _Bundle] = {}  # by neighbour
         self.bytes_sent: dict[str, int] = {}
@@ -215,13 +216,19 @@ class Exchange:
             count, _ = self.refused.get(sender, (0, ""))
             self.refused[sender] = (count + 1, str(error))
 
+    def taken_in(self) -> None:
+        """Nothing more is there just now: the results of all messages are one event."""
+        if self._results:
+            self._deliver(ev.ResultsArrived(tuple(self._results)))
+            self._results.clear()
+
     def _take(self, sender: str, message: LinkMessage, tensors: list[Tensor]) -> None:
         if isinstance(message, fx.SendTasks):
             self._take_tasks(sender, message, tensors)
         elif isinstance(message, fx.Acknowledge):
             self._take_answer(sender, message)
         elif isinstance(message, fx.SendResults):
-            self._deliver(ev.ResultsArrived(message.results))
+            self._results += message.results
         elif isinstance(message, fx.SendReport):
             self._deliver(ev.ReportReceived(message.report))
         elif isinstance(message, fx.SendPrices):

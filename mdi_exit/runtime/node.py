@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from mdi_exit import assembly
 from mdi_exit.compute import SegmentRunner
@@ -37,6 +37,7 @@ from mdi_exit.wire import Tensor
 
 _MESSAGES_MAX = 64  # taken in before timers and the compute thread are looked at again
 _SLEEP_S = 1.0  # at most; whatever happens wakes the loop
+_OWN = (ev.SourceObserved, ev.DatumUnreadable)  # what comes of looking at the source is no reason to look again
 _STOP_S = 2.0  # how long a stopping node waits for the segment being computed
 
 Answer = TypeVar("Answer")
@@ -62,7 +63,7 @@ class Node:
         self._worker = assembly.worker_core(experiment, card, life.name, life.epoch)
         self._controller = assembly.controller_core(experiment, card) if life.is_source else None
         self._timers: Timers[tuple[str, Any, int]] = Timers()
-        self._events: deque[tuple[CoreName, ev.Event]] = deque()
+        self._events: deque[tuple[CoreName, Any]] = deque()
         self._calls: deque[tuple[Callable[[], None], Future[Any]]] = deque()
         self._payloads: dict[TaskKey, Tensor] = {}
         self._admitted: list[Task] = []  # in this step of the controller
@@ -141,7 +142,6 @@ class Node:
                     self._handle_events()
                 busy = self._computer.busy_here or self.exchange.has_to_speak
                 rung = self.links.wait(0.0 if busy else self._timers.wait_s(self.now(), _SLEEP_S))
-                self._handle_events()  # a neighbour may have gone down
                 self._take_in_messages()
                 if rung:
                     self._answer_bell()
@@ -184,7 +184,8 @@ class Node:
             if (message := self.links.receive()) is None:
                 break
             self.exchange.take_in(*message)
-            self._handle_events()
+        self.exchange.taken_in()
+        self._handle_events()
 
     def _answer_bell(self) -> None:
         self._bell.recv(4096)
@@ -209,16 +210,13 @@ class Node:
         """Feed the cores, and do what they say, until nothing is left that happened here and now."""
         while self._events:
             (core, event), now = self._events.popleft(), self.now()
-            effects: list[Any]
             if core == "worker":
-                effects = self._worker.handle(cast(ev.WorkerEvent, event), now)
+                effects: list[Any] = self._worker.handle(event, now)
                 queues = self._worker
                 self.tally.observe(now, len(queues.input) + len(queues.either), len(queues.output))
-                if self._controller and self._controller.watches(self._worker):
-                    self._events.appendleft(("controller", self._worker.observe()))
             else:
                 assert self._controller is not None
-                effects = self._controller.handle(cast(ev.ControllerEvent, event), now)
+                effects = self._controller.handle(event, now)
             self.tally.take(now, core, event, effects)
             if self._journal:
                 self._journal.write(Step(now, self.life.name, self.life.epoch, core, event, tuple(effects)))
@@ -230,6 +228,9 @@ class Node:
             if self._admitted:  # together: one step of the worker's core for all of them
                 self._arrived(ev.TasksArrived(tuple(self._admitted), None, 0))
                 self._admitted.clear()
+            source = None if self._events or type(event) in _OWN else self._controller  # once for all that happened
+            if source and source.watches(self._worker):
+                self._tell(self._worker.observe())
 
     # ---- what happened
 
@@ -254,8 +255,7 @@ class Node:
         if done.features is not None:
             for task, feature in zip(done.tasks, done.features, strict=True):
                 self._payloads[task.data_id, task.attempt, done.k + 1] = feature
-        took_s = (done.duration_s, beside_s)
-        self._arrived(ev.SegmentDone(done.k, done.tasks, done.readings, feature_bytes, *took_s))
+        self._arrived(ev.SegmentDone(done.k, done.tasks, done.readings, feature_bytes, done.duration_s, beside_s))
         self._handle_events()
 
     # ---- what to do
