@@ -25,7 +25,7 @@ TABLE: dict[int, type[Any]] = {
     5: ty.Routes,
     6: ty.Measurement,
     7: ty.Prices,
-    8: ty.OnAir,
+    8: ty.Way,
     9: ty.Verdict,
     # effects of a worker; the first seven are also the messages of a link
     16: fx.SendTasks,

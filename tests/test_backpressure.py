@@ -13,7 +13,7 @@ import pytest
 from mdi_exit.config import load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
-from mdi_exit.core.types import ExitReading, Limits, OnAir, Prices, WorkerOptions
+from mdi_exit.core.types import ExitReading, Limits, Prices, Way, WorkerOptions
 from mdi_exit.core.views import ExitDecision
 from mdi_exit.policies.backpressure import BackPressure, DualBackPressure
 from mdi_exit.policies.control import FillQueue, PiControl
@@ -74,14 +74,15 @@ class Worker:
     waiting: dict[int, int]
     hosted: tuple[int, ...] = (1, 2, 3)
     pi: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    air: OnAir | None = None
+    air: Way | None = None
     sending: float = 0.0
     trip_s: float = 0.0
     dealt_of: tuple[float, float] = (0.0, 0.0)
     toward: tuple[Neighbour, ...] = ()
-    ways: Mapping[str, OnAir] = field(default_factory=dict)  # beside that to m
+    ways: Mapping[str, Way] = field(default_factory=dict)  # beside that to m
     continuing: float = 0.5
     beside_s: float = 0.0
+    overtaken: Mapping[int, int] = field(default_factory=dict)
     crossed: int = 0
     name: str = "n"
     exits: int = 3
@@ -106,7 +107,10 @@ class Worker:
     def prices(self, name: str) -> tuple[float, ...]:
         return self.pi.get(name, (0.0, 0.0, 0.0))
 
-    def on_air(self, neighbour: str) -> OnAir | None:
+    def since_oldest(self, k: int) -> int:
+        return self.overtaken.get(k, 0)
+
+    def way(self, neighbour: str) -> Way | None:
         return self.ways.get(neighbour, self.air)
 
     def neighbours_toward(self, k: int) -> tuple[Neighbour, ...]:
@@ -116,7 +120,7 @@ class Worker:
         return self.sending, self.trip_s
 
     def dealt(self, neighbour: str, k: int) -> tuple[float, float]:
-        return self.dealt_of
+        return (self.dealt_of[0] if neighbour else self.dealt_of[1]), self.dealt_of[1]
 
 
 def runs(policy: Any, view: Worker) -> int | None:
@@ -183,46 +187,76 @@ class TestPrices:
 
     def test_the_price_of_a_radio_channel_counts_and_so_does_the_airtime(self) -> None:
         pi = {"n": (1.0, 1.0, 0), "m": (0.5, 0.5, 0)}
-        dear = OnAir("n", "m", "air", 10.0, (0.1, 0.04, 0.0), ALL)  # 1.0 and 0.4 of a datum
+        dear = Way("n", "m", "air", 10.0, (0.1, 0.04, 0.0), ALL)  # 1.0 and 0.4 of a datum
         assert sends(DualBackPressure(), Worker({1: 9, 2: 3}, pi=pi, air=dear), Neighbour()) == 2
         assert sends(DualBackPressure(), Worker({1: 9}, pi=pi, air=dear), Neighbour()) is None
 
     def test_a_worker_does_not_crowd_a_channel_with_airtime(self) -> None:
-        air = OnAir("n", "m", "air", 0.0, (0.004, 0.1, 0.0), ALL)
+        air = Way("n", "m", "air", 0.0, (0.004, 0.1, 0.0), ALL)
         assert sends(DualBackPressure(), Worker({1: 9}, air=air, sending=0.019), Neighbour()) == 1
         assert sends(DualBackPressure(), Worker({1: 9}, air=air, sending=0.021), Neighbour()) is None
         assert sends(DualBackPressure(), Worker({2: 9}, air=air), Neighbour()) == 2, "however long, alone it may"
 
     def test_the_room_on_a_channel_is_that_of_the_longest_round_trip_for_every_neighbour(self) -> None:
         """Else whoever is near would wait for ever behind what fills the room of those far away."""
-        air = OnAir("n", "m", "air", 0.0, (0.004, 0.1, 0.0), ALL)
+        air = Way("n", "m", "air", 0.0, (0.004, 0.1, 0.0), ALL)
         near = Neighbour(round_trip_s=0.01)
         assert sends(DualBackPressure(), Worker({1: 9}, air=air, sending=0.05, trip_s=0.06), near) == 1
         assert sends(DualBackPressure(), Worker({1: 9}, air=air, sending=0.05, trip_s=0.04), near) is None
 
     def test_a_way_of_a_channel_gets_little_more_than_its_part_of_the_optimum(self) -> None:
-        half = OnAir("n", "m", "air", 0.0, (0.004, 0.1, 0.0), (0.5, 0.0, 1.0))
-        for dealt, answer in (((50, 100), 1), ((58, 100), 1), ((60, 100), None), ((3, 1), 1), ((5, 1), None)):
+        half = Way("n", "m", "air", 0.0, (0.004, 0.1, 0.0), (0.5, 0.0, 1.0))
+        for dealt, answer in (((50, 100), 1), ((53, 100), 1), ((54, 100), None), ((3, 1), 1), ((5, 1), None)):
             view = Worker({1: 9}, air=half, dealt_of=(float(dealt[0]), float(dealt[1])))
             assert sends(DualBackPressure(), view, Neighbour()) == answer, dealt
         assert sends(DualBackPressure(), Worker({2: 9}, air=half), Neighbour()) is None, "the optimum never goes there"
         assert sends(DualBackPressure(), Worker({3: 9}, air=half, dealt_of=(99.0, 100.0)), Neighbour()) == 3
 
+    def test_a_way_of_a_link_is_favoured_until_it_has_had_its_part_and_free_to_take_more(self) -> None:
+        way = Way("n", "m", "", 0.0, (), (0.5, 0.0, 0.0))
+        for dealt, answer in (((50, 100), 1), ((53, 100), 1), ((54, 100), None)):
+            for waiting in (2, 3):
+                view = Worker({1: waiting}, air=way, dealt_of=(float(dealt[0]), float(dealt[1])))
+                assert sends(DualBackPressure(), view, Neighbour(tasks={1: 1})) == (answer if waiting == 2 else 1)
+        assert sends(DualBackPressure(), Worker({2: 2}, air=way), Neighbour(tasks={2: 1})) is None
+
+    def test_the_processor_leaves_to_links_what_is_their_part(self) -> None:
+        """Unless it has nothing better to do."""
+        way, there = Way("n", "m", "", 0.0, (), (0.5, 0.0, 0.0)), (Neighbour(),)
+        for sent, answer in ((50, 1), (47, 1), (46, 2)):
+            view = Worker({1: 9, 2: 6}, air=way, toward=there, dealt_of=(float(sent), 100.0))
+            assert runs(DualBackPressure(kappa=0), view) == answer
+        idle = Worker({1: 1}, air=way, toward=there, dealt_of=(0.0, 100.0))
+        assert runs(DualBackPressure(kappa=0), idle) == 1
+        broken = Worker({1: 9, 2: 6}, air=way, toward=(Neighbour(quarantined=True),), dealt_of=(46.0, 100.0))
+        assert runs(DualBackPressure(kappa=0), broken) == 1, "nobody is there to leave it to"
+
+    def test_what_was_long_overtaken_has_its_turn(self) -> None:
+        for overtaken, answer in ((24, 1), (29, 1), (40, 2)):
+            for policy in (BackPressure(service="max_weight"), DualBackPressure(kappa=0)):
+                assert runs(policy, Worker({1: 9, 2: 1}, overtaken={2: overtaken})) == answer
+
+    def test_a_worker_knows_how_many_came_since(self) -> None:
+        core = worker("m", offloading=DualBackPressure())
+        admit(core, *range(5))  # the first is computed, or on its way
+        held = core.backlog(1)
+        assert core.since_oldest(1) == held - 1 and core.since_oldest(2) == 0
+
     def test_what_cannot_be_computed_here_goes_for_just_the_price_of_its_air(self) -> None:
-        pi, air = {"n": (1.0, 0, 0), "m": (0.5, 0, 0)}, OnAir("n", "m", "air", 10.0, (0.05, 0.0, 0.0), ALL)
+        pi, air = {"n": (1.0, 0, 0), "m": (0.5, 0, 0)}, Way("n", "m", "air", 10.0, (0.05, 0.0, 0.0), ALL)
         assert sends(DualBackPressure(), Worker({1: 1}, pi=pi, air=air), Neighbour()) is None, "theta holds it back"
         relay = Worker({1: 1}, hosted=(2, 3), pi=pi, air=air)
         assert sends(DualBackPressure(), relay, Neighbour()) == 1, "it must not stay for ever"
 
     def test_who_cannot_be_reached_leaves_its_part_to_the_others(self) -> None:
         """Else what cannot be computed here would wait for ever beside an idle neighbour."""
-        ways = {name: OnAir("n", name, "air", 0.0, (0.004,) * 3, (share,) * 3) for name, share in
+        ways = {name: Way("n", name, "air", 0.0, (0.004,) * 3, (share,) * 3) for name, share in
                 (("m", 0.0), ("q", 1.0), ("r", 0.25))}  # fmt: skip
         for broken, answer in ((False, None), (True, 1)):
             view = Worker({1: 9}, hosted=(2, 3), ways=ways, toward=(Neighbour("q", quarantined=broken), Neighbour("m")))
             assert sends(DualBackPressure(), view, Neighbour("m")) == answer
         for broken, answer in ((False, None), (True, 1)):  # .5 of 100 are .5 of what the optimum sends to others than r
-            half = {**ways, "m": OnAir("n", "m", "air", 0.0, (0.004,) * 3, (0.5,) * 3)}
+            half = {**ways, "m": Way("n", "m", "air", 0.0, (0.004,) * 3, (0.5,) * 3)}
             toward = (Neighbour("r", quarantined=broken), Neighbour("m"))
             view = Worker({1: 9}, ways=half, toward=toward, dealt_of=(70.0, 100.0))
             assert sends(DualBackPressure(), view, Neighbour("m")) == answer
@@ -343,7 +377,7 @@ def test_what_is_on_its_way_to_a_neighbour_does_not_make_it_busy_but_takes_of_th
     admit(core, *range(5))
     neighbour = core.neighbours_toward(1)[0]
     assert len(neighbour.transfers) == 3 and neighbour.backlog(1) == 0
-    air = OnAir("n", "m", "air", 1.0, (0.002, 0.0, 0.0), ALL)
+    air = Way("n", "m", "air", 1.0, (0.002, 0.0, 0.0), ALL)
     core.handle(ev.PricesReceived(Prices(1, ("n", "m"), ((0.0,) * 3,) * 2, (air,)), None), 0.05)
     assert core.air_use("air")[0] == pytest.approx(0.006) and core.air_use("another") == (0, 0)
     core.handle(ev.ReportReceived(report("m", waiting=2)), 0.1)
@@ -354,7 +388,7 @@ def test_what_was_disposed_of_lately_is_counted_while_a_channel_limits_and_fades
     core = worker("m", "q", offloading=BackPressure(theta=0), options=WorkerOptions(link_window=2))
     admit(core, 0)
     assert core.dealt("m", 1) == (0, 0), "no channel limits"
-    air = OnAir("n", "m", "air", 1.0, (0.002, 0.0, 0.0), ALL)
+    air = Way("n", "m", "air", 1.0, (0.002, 0.0, 0.0), ALL)
     core.handle(ev.PricesReceived(Prices(1, ("n", "m"), ((0.0,) * 3,) * 2, (air,)), None), 0.0)
     core.handle(ev.TasksArrived((task(1), task(2), task(3), task(4)), None, 0), 0.0)
     handed = [core.dealt(name, 1)[0] for name in ("m", "q")]
@@ -369,10 +403,10 @@ def test_a_channel_s_round_trip_is_the_longest_of_its_neighbours() -> None:
     sent = {effect.to: effect.transfer_id for effect in of(admit(core, *range(4)), fx.SendTasks)}
     for name, trip_s in (("m", 0.03), ("q", 0.05), ("r", 0.9)):
         core.handle(ev.TasksDelivered(name, sent[name], trip_s, report(name)), 1.0)
-    ways = tuple(OnAir("n", name, "air", 1.0, (0.002, 0.0, 0.0), ALL) for name in ("m", "q"))
+    ways = tuple(Way("n", name, "air", 1.0, (0.002, 0.0, 0.0), ALL) for name in ("m", "q"))
     core.handle(ev.PricesReceived(Prices(1, ("n",), ((0.0,) * 3,), ways), None), 1.0)
     assert core.air_use("air")[1] == 0.05
-    unused = OnAir("n", "q", "air", 1.0, (0.002, 0.0, 0.0), (0.0, 0.0, 0.0))
+    unused = Way("n", "q", "air", 1.0, (0.002, 0.0, 0.0), (0.0, 0.0, 0.0))
     while (last := core.neighbours_toward(1)[1]).transfers:  # q's; what comes back from it is not sent again
         core.handle(ev.TasksRefused("q", next(iter(last.transfers)), report("q", sequence=9)), 1.1)
     core.handle(ev.PricesReceived(Prices(2, ("n",), ((0.0,) * 3,), (ways[0], unused)), None), 1.2)
@@ -395,7 +429,7 @@ class TestKappa:
     def test_it_grows_with_the_queue_at_the_source_unless_it_is_given(self) -> None:
         settings = {"admission": {"rule": "fill_queue", "queue_target": 48}}
         found = load_experiment("near-optimal", settings).offloading
-        assert found == DualBackPressure(kappa=8.0) == DualBackPressure().at(48)
+        assert found == DualBackPressure(kappa=16.0) == DualBackPressure().at(48)
         given = load_experiment("near-optimal", {**settings, "offloading": {"rule": "dual_backpressure", "kappa": 3}})
         assert given.offloading == DualBackPressure(kappa=3)
-        assert DualBackPressure().at(0) == DualBackPressure(kappa=2.0)
+        assert DualBackPressure().at(0) == DualBackPressure(kappa=3.0)

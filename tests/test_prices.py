@@ -18,7 +18,7 @@ from mdi_exit.config import Churn, load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.prices import PriceDesk
-from mdi_exit.core.types import Measurement, OnAir, Prices
+from mdi_exit.core.types import Measurement, Prices, Way
 from mdi_exit.journal import Step
 from mdi_exit.report import build_report
 from mdi_exit.simulation.links import Faults
@@ -93,7 +93,7 @@ def test_ways_of_a_channel_have_their_part_of_the_optimum_and_only_where_tasks_a
     made = price_solver(experiment, card, TRACE.payload_bytes)(fx.SolvePrices((), ()))
     shares = (0.7,) * (EXITS - 1)
     exact = optimum(dataclasses.replace(problem_of(experiment, card, TRACE), continuation=shares))
-    ways = {(way.sender, way.receiver): way.share for way in made.channels}
+    ways = {(way.sender, way.receiver): way.share for way in made.ways}
     names = experiment.topology.workers
     problem = problem_of(experiment, card, TRACE)
     assert ways.keys() == set(problem.links), "of a channel that limits, all of its ways are told"
@@ -107,7 +107,8 @@ def test_ways_of_a_channel_have_their_part_of_the_optimum_and_only_where_tasks_a
     assert any(0 < part < 1 for share in ways.values() for part in share)
     fast = {**links, "bandwidth": "1 Gbit/s"}
     idle = load_experiment("find-rate", {"topology": "3-node-mesh", "links": fast, "placement.n3": "4-5"})
-    assert not price_solver(idle, card, TRACE.payload_bytes)(fx.SolvePrices((), ())).channels, "there is air for all"
+    ways_ = price_solver(idle, card, TRACE.payload_bytes)(fx.SolvePrices((), ())).ways
+    assert ways_ and not any(way.channel for way in ways_), "there is air for all"
 
 
 def test_a_channel_that_leads_nowhere_any_more_has_no_part_in_prices() -> None:
@@ -117,7 +118,7 @@ def test_a_channel_that_leads_nowhere_any_more_has_no_part_in_prices() -> None:
         experiment = load_experiment("find-rate", {"topology": topology, "links": links})
         made = price_solver(experiment, load_card(experiment), TRACE.payload_bytes)(fx.SolvePrices((), lost))
         assert made.pi[0][0] == pytest.approx(1)
-        ends = {(way.sender, way.receiver) for way in made.channels}
+        ends = {(way.sender, way.receiver) for way in made.ways}
         assert ends == ({("n1", "n2"), ("n2", "n1")} if lost == ("n3",) else set())
 
 
@@ -242,7 +243,7 @@ def test_noise_in_what_is_measured_is_asked_about_ever_more_seldom_until_a_price
 
 def test_shares_that_differ_are_told_small_ones_too() -> None:
     def solved(share: float) -> ev.PricesSolved:
-        return ev.PricesSolved(Prices(0, ("a",), ((1.0,),), (OnAir("a", "b", "air", 0.1, (0.01,), (share,)),)))
+        return ev.PricesSolved(Prices(0, ("a",), ((1.0,),), (Way("a", "b", "air", 0.1, (0.01,), (share,)),)))
 
     desk = PriceDesk()
     desk.open()

@@ -21,13 +21,13 @@ from mdi_exit.compute.base import FeatureShapes
 from mdi_exit.config import load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
-from mdi_exit.core.types import Measurement, OnAir, Outcome, Prices, Result, Task, Verdict, WorkerReport
+from mdi_exit.core.types import Measurement, Outcome, Prices, Result, Task, Verdict, Way, WorkerReport
 from mdi_exit.errors import UserError
 from mdi_exit.runtime.fit import check_fit, check_groups
 
 EXITS = 5
 WORKERS = ("a", "b")
-AIR = OnAir("a", "b", "air", 0.3, (0.1,) * EXITS, (0.5,) * EXITS)
+AIR = Way("a", "b", "air", 0.3, (0.1,) * EXITS, (0.5,) * EXITS)
 MEASURED = Measurement("b", 0, 3, (0.01,) * EXITS, (("a", (0.1,) * EXITS),), (9.0,) * EXITS, (4.5,) * EXITS)
 REPORT = WorkerReport("b", 4, 0, (0, 1, 2, 0, 0), (0, 3, 0, 0, 0), 0.002, 1, 2)
 TASK = Task(7, 0, 2, 16, 1)

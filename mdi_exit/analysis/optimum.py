@@ -57,12 +57,13 @@ class Optimum:
         return ", ".join(named if len(named) <= _NAMED else [*named[:_NAMED], f"{len(named) - _NAMED} more"])
 
 
-def optimum(problem: FluidProblem) -> Optimum:
-    """Maximise the admitted rate.
+def optimum(problem: FluidProblem, hop_price: float = 0.0) -> Optimum:
+    """Maximise the admitted rate, or with `hop_price` (>= 0) its excess over what hand-overs then cost, each so much in
+    the worth of a fresh datum. It is in `pi`, and no task takes a way that brings less.
 
     Raises OptimumError when no datum can be finished at all, and when times differ by more than a solver can bear.
     """
-    lp = _programme(problem)
+    lp = _programme(problem, hop_price)
     found = linprog(lp.objective, lp.capacity, np.ones(len(lp.names)), lp.flow, np.zeros(lp.flow.shape[0]))
     if found.status:  # never with sane times: admitting nothing is feasible, and compute times bound the rate
         raise OptimumError(f"the solver gives up on these times ({' '.join(found.message.split())})")
@@ -72,7 +73,8 @@ def optimum(problem: FluidProblem) -> Optimum:
         raise OptimumError(f"no datum from {problem.source} can be finished; {allowed}")
     workers, exits = problem.compute_s.shape
     processed, sent, cost = np.zeros((workers, exits)), np.zeros((len(problem.links), exits)), np.zeros(exits)
-    charged = lp.capacity.T @ prices  # by column: what a unit of it takes of each resource, at that one's price
+    # by column: what a unit of it takes of each resource, at that one's price
+    charged = lp.capacity.T @ prices + np.maximum(0.0, lp.objective)
     spent = charged * found.x
     for amounts, pairs, columns in ((processed, lp.processes, lp.p_columns), (sent, lp.sends, lp.f_columns)):
         amounts[pairs] = found.x[columns]
@@ -142,13 +144,13 @@ class _Programme:
     unit_s: float
 
 
-def _programme(problem: FluidProblem) -> _Programme:
+def _programme(problem: FluidProblem, hop_price: float) -> _Programme:
     processes, sends = _pairs(problem.compute_s), _pairs(problem.send_s)
     p_columns = slice(1, 1 + len(processes[0]))
     f_columns = slice(p_columns.stop, p_columns.stop + len(sends[0]))
     columns = f_columns.stop + (0 if problem.result_s is None else len(problem.links))
     objective = np.zeros(columns)
-    objective[0] = -1.0
+    objective[0], objective[f_columns] = -1.0, hop_price
     unit_s = float(np.min(problem.compute_s))
     flow = _flow(problem, processes, sends, columns)
     capacity, names = _capacity(problem, processes, sends, columns)

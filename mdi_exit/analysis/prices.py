@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -12,8 +12,9 @@ from mdi_exit.analysis.fluid import UNKNOWN_S, Array, FluidProblem, OptimumError
 from mdi_exit.analysis.optimum import CHANNEL, Optimum, optimum
 from mdi_exit.config import Experiment
 from mdi_exit.core.effects import SolvePrices
-from mdi_exit.core.types import NO_PRICES, Measurement, OnAir, Prices
+from mdi_exit.core.types import NO_PRICES, Measurement, Prices, Way
 from mdi_exit.models.card import Card
+from mdi_exit.policies.backpressure import DualBackPressure
 
 _LIMITS = 0.8  # of its time: a channel that busy has no air to waste, though its price may still be nothing
 _EXPECTED = 1e-4  # of the rate; fewer tasks are the solver's noise
@@ -29,6 +30,8 @@ def price_solver(experiment: Experiment, card: Card, payload_bytes: Sequence[int
     its queues alone speak for it until the next prices.
     """
 
+    rule = experiment.offloading
+    hop_price = rule.hop_price if isinstance(rule, DualBackPressure) else 0.0
     task_s = {worker: device.runtime.task_s if device else 0.0 for worker, device in experiment.devices.items()}
 
     @functools.lru_cache(maxsize=8)  # who is lost changes seldom, and often back
@@ -41,21 +44,12 @@ def price_solver(experiment: Experiment, card: Card, payload_bytes: Sequence[int
             problem = _problem(experiment.exits, network_without(asked.lost), measured, task_s)
             if problem is None:
                 return NO_PRICES
-            found = optimum(problem)
+            found = optimum(problem, hop_price)
         except OptimumError:  # what is left of the network cannot finish a datum: nothing has a price
             return NO_PRICES
-        channels = problem.channels or (None,) * len(problem.links)
-        crossing = np.where(np.isfinite(problem.send_s), problem.send_s, 0.0)
-        shares = _shares(problem, found)
-        # A channel over which nothing can be sent has no row, and no load; a way to who is lost will be another's.
-        on_air = tuple(
-            OnAir(*way, name, found.nu[name], tuple(row.tolist()), tuple(part.tolist()))
-            for way, name, row, part in zip(problem.links, channels, crossing, shares, strict=True)
-            if name and found.load.get(f"{CHANNEL}{name}", 0.0) >= _LIMITS and not set(way) & set(asked.lost)
-        )
         priced = [(n, worker) for n, worker in enumerate(problem.workers) if worker not in asked.lost]
         pi = tuple(tuple(found.pi[n].tolist()) for n, _ in priced)
-        return Prices(0, tuple(worker for _, worker in priced), pi, on_air)
+        return Prices(0, tuple(worker for _, worker in priced), pi, tuple(_ways(problem, found, asked.lost)))
 
     return solve
 
@@ -88,15 +82,26 @@ def _problem(
     return dataclasses.replace(network, compute_s=compute_s, continuation=continuation, wait_s=wait_s)
 
 
-def _shares(problem: FluidProblem, found: Optimum) -> Array:
-    """(L, K): of the tasks for segment k that a link's sender disposes of, the part that the optimum sends there."""
+def _ways(problem: FluidProblem, found: Optimum, lost: Collection[str]) -> Iterator[Way]:
+    """What is to be told of links, but of those to who is lost: what comes back is another way."""
     senders = [problem.workers.index(a) for a, _ in problem.links]
     disposed = found.processed_per_s.copy()
     np.add.at(disposed, senders, found.sent_per_s)
     expected = disposed > _EXPECTED * found.rate_per_s
-    shares = np.divide(found.sent_per_s, disposed[senders], out=np.ones_like(found.sent_per_s), where=expected[senders])
-    clipped: Array = np.clip(shares, 0.0, 1.0) + 0.0  # no -0.0
-    return clipped
+    channels = problem.channels or (None,) * len(problem.links)
+    for i, (link, channel, n) in enumerate(zip(problem.links, channels, senders, strict=True)):
+        # A channel over which nothing can be sent has no row, and no load.
+        limits = channel is not None and found.load.get(f"{CHANNEL}{channel}", 0.0) >= _LIMITS
+        none = np.full(problem.exits, float(limits))
+        part = np.divide(found.sent_per_s[i], disposed[n], out=none, where=expected[n])
+        share = tuple((np.clip(part, 0.0, 1.0) + 0.0).tolist())  # no -0.0
+        if set(link) & set(lost):
+            continue
+        if channel is not None and limits:
+            crossing_s = np.where(np.isfinite(problem.send_s[i]), problem.send_s[i], 0.0)
+            yield Way(*link, channel, found.nu[channel], tuple(crossing_s.tolist()), share)
+        elif any(share):
+            yield Way(*link, "", 0.0, (), share)
 
 
 def _continuation(exits: int, measured: Mapping[str, Measurement]) -> tuple[float, ...]:

@@ -41,6 +41,10 @@ class Custody:
         self._arrivals += 1
         return self._arrivals
 
+    def since_oldest(self, k: int) -> int:
+        """Return how many tasks came since the oldest that the processor could take for segment k; 0 without one."""
+        return max(0, self._arrivals - min(self.input.first(k), self.either.first(k)))
+
     def wait(self, side: Side, order: int, task: Task) -> None:
         """Let a task wait on a side, at its place in line."""
         self._held[task.key] = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.neighbour import Neighbourhood
-from mdi_exit.core.types import NO_PRICES, OnAir, WorkerReport
+from mdi_exit.core.types import NO_PRICES, Way, WorkerReport
 
 _REPORTS = 10  # of a neighbour, after which what it was told is lost
 
@@ -20,7 +20,7 @@ class Flood:
         self._pi: dict[str, tuple[float, ...]] = {}
         self._waited: dict[str, int] = {}  # by neighbour: reports without the prices that it was told
         self._own = (0.0,) * (len(thresholds) + 1)  # of this worker
-        self.ways: dict[tuple[str, str], OnAir] = {}  # of radio channels that limit the rate: sender, receiver
+        self.ways: dict[tuple[str, str], Way] = {}  # by sender, receiver
 
     def take(self, event: ev.ThresholdsReceived | ev.PricesReceived) -> list[fx.WorkerEffect]:
         """Take news in and pass them on, unless they are old."""
@@ -34,7 +34,7 @@ class Flood:
             self.prices = event
             self._pi = dict(zip(event.prices.workers, event.prices.pi, strict=True))
             self._own = self._pi.get(self._name, (0.0,) * len(self._own))
-            self.ways = {(way.sender, way.receiver): way for way in event.prices.channels}
+            self.ways = {(way.sender, way.receiver): way for way in event.prices.ways}
         return [self._tell(event, m.name) for m in self._neighbours if m.name != event.sender]
 
     def catch_up(self, report: WorkerReport) -> list[fx.WorkerEffect]:

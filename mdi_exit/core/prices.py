@@ -11,8 +11,7 @@ from mdi_exit.core.types import NO_PRICES, Measurement, Prices
 _LOOK_S = 1.0  # between looks at what came
 _LOOKS = 5  # after so many looks prices are made anew although nothing changed by much
 _CHANGE = 0.2  # relative, of a worker's speed: prices move little with less
-_ALIKE = 0.1  # of the worth of a fresh datum; of a dearer price, of that price; of a share
-_SMALL = 0.5  # a share: of a smaller one, a tenth of this is alike
+_ALIKE = 0.1  # of the worth of a fresh datum; of a dearer price, of that price
 
 
 class PriceDesk:
@@ -81,11 +80,14 @@ class PriceDesk:
 
 def _alike(one: Prices, other: Prices) -> bool:
     """Whether nobody would decide otherwise: telling everybody anew would cost their links more than it brings."""
-    ways = [[(way.sender, way.receiver, way.channel) for way in prices.channels] for prices in (one, other)]
-    if one.workers != other.workers or ways[0] != ways[1]:
+    ends = [[(way.sender, way.receiver, way.channel) for way in prices.ways] for prices in (one, other)]
+    if one.workers != other.workers or ends[0] != ends[1]:
         return False
-    pairs = [*zip((pi for row in one.pi for pi in row), (pi for row in other.pi for pi in row), strict=True)]
-    pairs += [(a.nu * max(a.air_s), b.nu * max(b.air_s)) for a, b in zip(one.channels, other.channels, strict=True)]
-    shares = [[part for way in prices.channels for part in way.share] for prices in (one, other)]
-    same = all(abs(old - new) <= _ALIKE * max(_SMALL, old) for old, new in zip(*shares, strict=True))
-    return same and all(abs(old - new) <= _ALIKE * max(1.0, old) for old, new in pairs)
+    pairs = zip(_numbers(one), _numbers(other), strict=True)
+    return all(abs(old - new) <= _ALIKE * max(1.0, old) for old, new in pairs)
+
+
+def _numbers(prices: Prices) -> list[float]:
+    """What decides, in the worth of a fresh datum: that of half a share."""
+    ways = [(way.nu * max(way.air_s, default=0.0), *(2 * part for part in way.share)) for way in prices.ways]
+    return [number for row in (*prices.pi, *ways) for number in row]

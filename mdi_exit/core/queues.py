@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 
 from mdi_exit.core.types import Task
@@ -39,6 +40,10 @@ class TaskQueue:
             if waiting and (best is None or waiting[0][0] < best_order):
                 best, best_order = k, waiting[0][0]
         return best
+
+    def first(self, k: int) -> int:
+        """Return the place in line of the oldest task for segment k; beyond all places when there is none."""
+        return self._segments[k - 1][0][0] if self._segments[k - 1] else sys.maxsize
 
     def hops(self, k: int) -> int:
         """Return how many links the oldest task for segment k has crossed; 0 when there is none."""

@@ -11,7 +11,7 @@ from mdi_exit.core.delays import Delays
 from mdi_exit.core.flood import Flood
 from mdi_exit.core.neighbour import Neighbourhood
 from mdi_exit.core.relay import ResultRelay
-from mdi_exit.core.types import Limits, OnAir, WorkerOptions
+from mdi_exit.core.types import Limits, Way, WorkerOptions
 from mdi_exit.core.views import QueueView
 
 
@@ -64,18 +64,22 @@ class Standing:
         """Return Q[n][k]: tasks waiting here for segment k, on whichever side."""
         return self.backlogs[k - 1]
 
+    def since_oldest(self, k: int) -> int:
+        """Return how many tasks came since the one for segment k that the processor has let wait longest."""
+        return self._tasks.since_oldest(k)
+
     def threshold(self, k: int) -> float:
         """Return T_e^k, k = 1..K-1."""
         return self._flood.thresholds.thresholds[k - 1]
 
-    def on_air(self, neighbour: str) -> OnAir | None:
-        """Return the radio channel to a neighbour, if one leads there that limits the rate."""
+    def way(self, neighbour: str) -> Way | None:
+        """Return what prices say of the link to a neighbour."""
         return self._flood.ways.get((self.name, neighbour))
 
     def air_use(self, channel: str) -> tuple[float, float]:
         """Return how long this worker's hand-overs under way keep a radio channel busy, and the longest of the round
         trips to neighbours that it is used for."""
-        there = [(m, way) for m in self._neighbours if (way := self.on_air(m.name)) and way.channel == channel]
+        there = [(m, way) for m in self._neighbours if (way := self.way(m.name)) and way.channel == channel]
         sent = ((t.tasks, way) for m, way in there for t in m.transfers.values())
         busy_s = sum(len(tasks) * way.air_s[tasks[0][1].k - 1] for tasks, way in sent)
         # Who is never sent anything has nothing to wait for, and may have been slow once, before prices.

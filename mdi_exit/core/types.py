@@ -115,16 +115,16 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
-class OnAir:
-    """One direction of a link that shares a radio channel."""
+class Way:
+    """What prices say of one direction of a link."""
 
     sender: str
     receiver: str
-    channel: str
+    channel: str  # the radio channel that it is on, if that limits the rate; "" for a link of its own
     nu: float  # the price of a second of the channel
-    air_s: tuple[float, ...]  # seconds of it that a task for segment k = 1..K takes
-    # Of the tasks for segment k that the sender computes or hands on, the part that is best handed on this way; 1 where
-    # none are expected there.
+    air_s: tuple[float, ...]  # seconds of it that a task for segment k = 1..K takes; () without one
+    # Of the tasks for segment k that the sender computes or hands on, the part that is best handed on this way. Where
+    # none are expected there, 1 on a channel and 0 on a link of its own.
     share: tuple[float, ...]
 
 
@@ -135,7 +135,7 @@ class Prices:
     version: int  # 0: there are none yet
     workers: tuple[str, ...]
     pi: tuple[tuple[float, ...], ...]  # per worker and segment: what one more task there costs
-    channels: tuple[OnAir, ...]  # the directions of links that are on a radio channel which limits the rate
+    ways: tuple[Way, ...]  # all of a radio channel that limits the rate; of other links those worth a hand-over
 
 
 NO_PRICES: Prices = Prices(0, (), (), ())

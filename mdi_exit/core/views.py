@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol, TypeVar
 
-from mdi_exit.core.types import Arrival, ExitReading, OnAir, Result, Side, Task, Verdict
+from mdi_exit.core.types import Arrival, ExitReading, Result, Side, Task, Verdict, Way
 
 
 class QueueView(Protocol):
@@ -120,8 +120,11 @@ class WorkerView(Protocol):
     def prices(self, worker: str) -> Sequence[float]:
         """pi[worker][k], k = 1..K, of this worker or a neighbour; 0 before the first prices."""
 
-    def on_air(self, neighbour: str) -> OnAir | None:
-        """The radio channel to a neighbour, as prices told of it; None where none limits the rate."""
+    def since_oldest(self, k: int) -> int:
+        """Tasks that came here since the one for segment k that the processor has let wait longest; 0 without one."""
+
+    def way(self, neighbour: str) -> Way | None:
+        """What prices say of the link to a neighbour; None where they say nothing."""
 
     def air_use(self, channel: str) -> tuple[float, float]:
         """How long this worker's hand-overs under way keep a radio channel busy; the longest of the round trips to
@@ -129,7 +132,7 @@ class WorkerView(Protocol):
 
     def dealt(self, neighbour: str, k: int) -> tuple[float, float]:
         """Tasks for segment k that were disposed of here within about a second: handed to a neighbour; and in all,
-        computed ones too. Counted while a radio channel limits the rate."""
+        computed ones too. Counted once prices say something of links."""
 
     @property
     def memo(self) -> dict[str, tuple[float, int | None]]:

@@ -14,18 +14,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from mdi_exit.core.types import Arrival, OnAir, Side, Task
+from mdi_exit.core.types import Arrival, Side, Task, Way
 from mdi_exit.core.views import NeighbourT, NeighbourView, WorkerView
 
 # Of one radio channel, what one worker has under way before it adds no more, or a round trip if that is longer, which
 # keeps the channel busy; more would only wait for each other, and take turns with what is worth more.
 _ON_AIR_MAX_S = 0.02
-# Who shares a channel cannot see what else waits for it, so queues alone would spend the air on whoever is idle. A way
-# may get so much more than its part of the optimum, and, if it has any, so many tasks beyond: prices are never quite
-# right.
-_SHARE_SLACK, _SHARE_MORE = 1.1, 4.0
+# What a way, or the processor, was given lately may exceed its part of the optimum by so many tasks.
+_BEYOND = 4.0
+# Tasks that count for a way within its part, and against a processor beyond its own: prices say what each way is worth,
+# not how often to take which of equals, and queues short enough for short delays are too noisy to tell.
+_FOR_A_WAY, _AGAINST = 2.0, 5.0
 _SHORT_OF = 0.01  # a share that small is the solver's noise
-_KAPPA, _KAPPA_TARGET = 2.0, 12  # it was found best at this target, and is taken where there is none
+# A queue grows by one for each task beyond so many that came after its first: few wait for late segments, for long.
+_PATIENCE = 24
+_KAPPA, _KAPPA_TARGET = 3.0, 9  # it was found best at this target, and is taken where there is none
 _SHORTEST_S = 1e-4  # a hand-over that was never measured, or took next to no time, counts as long as this
 
 
@@ -77,10 +80,12 @@ class DualBackPressure:
     queues correct prices that are off. An idle worker runs the segment with the largest
     (H[n][k] - c[k] H[n][k+1] + kappa k) / Gamma[n][k], or none where that would only lengthen a queue for links; a free
     link takes the one with the largest (H[n][k] - H[m][k] - theta) / D, if above 0 (what cannot be computed here:
-    without theta). Half of what is on its way to m counts with Q[m][k], and handling the hand-over at both ends must be
-    worth its time, as in BackPressure. On a radio channel that limits the rate, it is (H[n][k] - H[m][k] - theta -
-    price_scale nu D) / D with D the time on the air, and no way gets more than about its part of the optimum's flow.
-    Before the first prices H is Q.
+    without theta). A hand-over costs theta in the fluid problem too, so that its prices fall by as much along the ways
+    it uses, and queues need not. Ways that have had less than their part of the optimum's flow are favoured, and what
+    was long overtaken. Half of what is on its way to m counts with Q[m][k], and handling the hand-over at both ends has
+    to be worth its time, as in BackPressure. On a radio channel that limits the rate, it is
+    (H[n][k] - H[m][k] - theta - price_scale nu D) / D with D the time on the air, and no way gets more than its part:
+    who shares a channel cannot see what else waits for it. Before the first prices H is Q.
     """
 
     uses_prices: ClassVar[bool] = True
@@ -90,7 +95,7 @@ class DualBackPressure:
 
     theta: float = 1.0
     # The larger, the sooner data end; too large, and slices of late or early segments starve. Where none is given, an
-    # experiment's is a sixth of the admission's queue_target: queues everywhere grow with the one at the source.
+    # experiment's is a third of the admission's queue_target: queues everywhere grow with the one at the source.
     kappa: float | None = None
     price_scale: float = 30.0  # tasks that a price of 1 counts for; the larger, the less queues correct prices
 
@@ -100,6 +105,11 @@ class DualBackPressure:
 
     def place(self, view: WorkerView, task: Task, arrival: Arrival, rng: random.Random) -> Side:
         return Side.EITHER
+
+    @property
+    def hop_price(self) -> float:
+        """What a hand-over costs in the fluid problem, in the worth of a fresh datum."""
+        return self.theta / self.price_scale if self.price_scale else 0.0
 
     def at(self, queue_target: int) -> DualBackPressure:
         """The same for a queue so long at the source; 0: none is aimed at."""
@@ -115,20 +125,20 @@ class DualBackPressure:
         return _most_relieving(view, self.price_scale, self._reward)[1]
 
     def next_to_send(self, view: WorkerView, neighbour: NeighbourView, rng: random.Random) -> int | None:
-        way = view.on_air(neighbour.name)
+        way = view.way(neighbour.name)
         k = _worth_sending(view, neighbour, self.theta, self.price_scale, way, self._reward)[1]
-        if way and k:
+        if way and way.channel and k:
             busy_s, round_trip_s = view.air_use(way.channel)
             return k if busy_s < max(_ON_AIR_MAX_S, round_trip_s) else None
         return k
 
     def order(self, view: WorkerView, free: Sequence[NeighbourT], rng: random.Random) -> list[NeighbourT]:
         """On a radio channel the best use of the air comes first."""
-        if not any(view.on_air(neighbour.name) for neighbour in free):
+        if not any((way := view.way(neighbour.name)) and way.channel for neighbour in free):
             return _by_turns(free)
 
         def worth(neighbour: NeighbourT) -> float:
-            return _worth_sending(view, neighbour, self.theta, self.price_scale, view.on_air(neighbour.name))[0]
+            return _worth_sending(view, neighbour, self.theta, self.price_scale, view.way(neighbour.name))[0]
 
         return sorted(free, key=worth, reverse=True)
 
@@ -138,7 +148,7 @@ def _worth_sending(
     neighbour: NeighbourView,
     theta: float,
     price_scale: float,
-    way: OnAir | None,
+    way: Way | None,
     kappa: float | None = None,
 ) -> tuple[float, int | None]:
     """The largest weight of the segments that wait for this link, and the segment; 0 and None where none is above 0.
@@ -150,15 +160,18 @@ def _worth_sending(
     here, there, hosted = view.backlogs, neighbour.backlogs, view.hosted
     pays, paid = view.prices(view.name), view.prices(neighbour.name)
     handling_s = view.beside_s if kappa is not None else 0.0
+    air = way if way and way.channel else None
     for k in neighbour.accepts:
         i = k - 1
         if not (output[i] or either[i]):
             continue
         weight = here[i] - there[i] + price_scale * (pays[i] - paid[i])
+        if way and not air and way.share[i] and _within_share(view, neighbour, way, k):
+            weight += _FOR_A_WAY
         if weight <= 0:  # what follows only lowers it
             continue
-        if way:
-            weight -= price_scale * way.nu * way.air_s[i]
+        if air:
+            weight -= price_scale * air.nu * air.air_s[i]
         else:  # half of what is on its way will be done as it comes; on the air _ON_AIR_MAX_S bounds it
             weight -= neighbour.under_way(k) / 2
         if k in hosted:  # what cannot be computed here must go
@@ -167,25 +180,36 @@ def _worth_sending(
                 weight -= _computed_meanwhile(view, _most_relieving(view, price_scale, kappa or 0.0)[0], k)
         if weight <= 0:
             continue
-        weight /= max(way.air_s[i] if way else neighbour.segment_delay_s(k), _SHORTEST_S)
-        if weight > best_weight and (way is None or _within_share(view, neighbour, way, k)):
+        weight /= max(air.air_s[i] if air else neighbour.segment_delay_s(k), _SHORTEST_S)
+        if weight > best_weight and (air is None or _within_share(view, neighbour, air, k)):
             best, best_weight = k, weight
     return best_weight, best
 
 
-def _within_share(view: WorkerView, neighbour: NeighbourView, way: OnAir, k: int) -> bool:
+def _within_share(view: WorkerView, neighbour: NeighbourView, way: Way, k: int) -> bool:
     """Whether one more task for segment k leaves this way within its part of what is disposed of here.
 
     A group counts when it has left; what it was too large by, later ones wait for.
     """
     share, usable = way.share[k - 1], 1.0
     for other in view.neighbours_toward(k):
-        if other.quarantined and (lost := view.on_air(other.name)):
+        if other.quarantined and (lost := view.way(other.name)):
             usable -= lost.share[k - 1]  # the others take over its part
     if usable < _SHORT_OF:
         return True  # nobody is left whom the optimum sends anything
     handed, in_all = view.dealt(neighbour.name, k)
-    return share > 0 and handed + 1 <= _SHARE_SLACK * share / usable * (in_all + 1) + _SHARE_MORE
+    return share > 0 and handed + 1 <= share / usable * (in_all + 1) + _BEYOND
+
+
+def _beyond_share(view: WorkerView, k: int) -> bool:
+    """Whether computing one more task for segment k exceeds the optimum's part of what is disposed of here."""
+    ways = [(m.name, way) for m in view.neighbours_toward(k) if not m.quarantined and (way := view.way(m.name))]
+    parts = {name: way.share[k - 1] for name, way in ways if 0 < way.share[k - 1] < 1}
+    if not parts:
+        return False
+    in_all = view.dealt("", k)[1]
+    computed = in_all - sum(view.dealt(name, k)[0] for name in parts)
+    return computed + 1 > (1 - sum(parts.values())) * (in_all + 1) + _BEYOND
 
 
 def _computed_meanwhile(view: WorkerView, relief: float, k: int) -> float:
@@ -218,6 +242,9 @@ def _most_relieving(view: WorkerView, price_scale: float, kappa: float) -> tuple
         relief = backlogs[k - 1] + price_scale * pays[k - 1] - view.continuation(k) * following + kappa * k
         if relief < 0 and backlogs[k]:
             continue
+        if relief > 0 and _beyond_share(view, k):
+            relief = max(0.0, relief - _AGAINST)
+        relief += max(0, view.since_oldest(k) - _PATIENCE)
         weight = relief / max(view.segment_delay_s(k), _SHORTEST_S)
         if best is None or weight > best_weight:
             best, best_weight = k, weight

@@ -21,7 +21,7 @@ class FillQueue:
     queue_max: ClassVar[int] = 0
     first_interarrival_s: ClassVar[float] = 0.0
 
-    queue_target: int = 12  # V; fewer do not reach across several links
+    queue_target: int = 9  # V; fewer do not reach across several links
     period_s: float = 0.5  # how often the run's series is sampled
 
     def __post_init__(self) -> None:

@@ -106,14 +106,14 @@ def _check_prices(prices: ty.Prices, exits: int, workers: Collection[str]) -> No
     _require(0 <= prices.version <= _INT_MAX, "the prices' version is out of range")
     _require(len(prices.pi) == len(prices.workers), "prices for another number of workers")
     _require(all(len(row) == exits for row in prices.pi), "prices for another number of segments")
-    lengths = {len(each) for way in prices.channels for each in (way.air_s, way.share)}
-    _require(lengths <= {exits}, "prices for another number of segments")
-    _require(all(0 <= part <= 1 for way in prices.channels for part in way.share), "a share is out of range")
-    numbers = [*(pi for row in prices.pi for pi in row), *(x for way in prices.channels for x in (way.nu, *way.air_s))]
+    fits = all(len(way.share) == exits and len(way.air_s) == (exits if way.channel else 0) for way in prices.ways)
+    _require(fits, "prices for another number of segments")
+    _require(all(0 <= part <= 1 for way in prices.ways for part in way.share), "a share is out of range")
+    numbers = [*(pi for row in prices.pi for pi in row), *(x for way in prices.ways for x in (way.nu, *way.air_s))]
     _require(all(0 <= number < math.inf for number in numbers), "a price is out of range")
-    ends = [end for way in prices.channels for end in (way.sender, way.receiver)]
+    ends = [end for way in prices.ways for end in (way.sender, way.receiver)]
     _require(all(name in workers for name in (*prices.workers, *ends)), "prices of a worker that is not there")
-    twice = len(set(prices.workers)) < len(prices.workers) or len(prices.channels) > len(workers) ** 2
+    twice = len(set(prices.workers)) < len(prices.workers) or len(prices.ways) > len(workers) ** 2
     _require(not twice, "a price given twice")
 
 
