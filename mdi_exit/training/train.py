@@ -155,8 +155,8 @@ def _fit(
             print(f"epoch {last['epoch']}: loss {last['loss']:.3f}, validation accuracy (%) {shares}", flush=True)
 
         try:
-            given = (options.compiled, initial, show, keep)
-            average, history = fit.fit(config, *training, validation, state, device, *given)
+            compiled = options.compiled
+            average, history = fit.fit(config, *training, validation, state, device, compiled, initial, show, keep)
         except KeyboardInterrupt:
             bar.stop()
             done = f"the epochs finished so far are in {state}" if state.exists() else "no epoch was finished"
