@@ -259,6 +259,15 @@ def test_a_neighbour_that_dies_is_noticed_and_comes_back_under_a_new_key(pair: P
     assert pair.b.events == [ev.TasksArrived((TASK,), "a", 7)] and not a.events
 
 
+def test_what_was_not_said_yet_to_a_neighbour_that_went_is_told(pair: Pair) -> None:
+    a, results = pair.a, (Result(1, 0, 1, 1, 0.5),)
+    a.exchange.hand_over(fx.SendTasks("b", 6, (TASK,)), [FEATURE])
+    a.exchange.pass_on(fx.SendResults("b", results))
+    a.links.set_neighbours({})
+    told = [ev.TasksUndelivered("b", 6, "the link is down"), ev.ResultsUndelivered("b", results)]
+    assert a.events == told and not a.exchange.speak()
+
+
 def test_what_is_sent_before_the_neighbour_knows_us_waits_for_it(pair: Pair) -> None:
     a, b = pair.make("a"), pair.make("b")
     a.links.set_neighbours({"b": b.links.address})

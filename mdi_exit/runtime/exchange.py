@@ -180,7 +180,10 @@ class Exchange:
         bundle = self._bundles.pop(to)
         if self._links.send(to, bundle.frames):
             self.bytes_sent[to] = self.bytes_sent.get(to, 0) + bundle.size_bytes
-            return
+        else:
+            self._take_back(bundle)
+
+    def _take_back(self, bundle: _Bundle) -> None:
         for message in bundle.messages:
             self._not_sent(message)
 
@@ -191,6 +194,7 @@ class Exchange:
             self._deliver(ev.ResultsUndelivered(message.to, message.results))
 
     def _neighbour_down(self, name: str) -> None:
+        self._take_back(self._bundles.pop(name, _Bundle()))  # its next life is not who it was meant for
         for to, transfer_id in [key for key in self._started if key[0] == name]:
             self._give_up(to, transfer_id)
 
