@@ -37,9 +37,6 @@ class Queue:
     def counts(self) -> list[int]:
         return [self.tasks.get(k, 0) for k in (1, 2, 3)]
 
-    def count(self, k: int) -> int:
-        return self.tasks.get(k, 0)
-
     def hops(self, k: int) -> int:
         return self.crossed
 
@@ -376,12 +373,12 @@ def test_what_is_on_its_way_to_a_neighbour_does_not_make_it_busy_but_takes_of_th
     core = worker("m", offloading=BackPressure(theta=0), options=WorkerOptions(link_window=3))
     admit(core, *range(5))
     neighbour = core.neighbours_toward(1)[0]
-    assert len(neighbour.transfers) == 3 and neighbour.backlog(1) == 0
+    assert len(neighbour.transfers) == 3 and neighbour.backlogs[0] == 0
     air = Way("n", "m", "air", 1.0, (0.002, 0.0, 0.0), ALL)
     core.handle(ev.PricesReceived(Prices(1, ("n", "m"), ((0.0,) * 3,) * 2, (air,)), None), 0.05)
     assert core.air_use("air")[0] == pytest.approx(0.006) and core.air_use("another") == (0, 0)
     core.handle(ev.ReportReceived(report("m", waiting=2)), 0.1)
-    assert neighbour.backlog(1) == 2
+    assert neighbour.backlogs[0] == 2
 
 
 def test_what_was_disposed_of_lately_is_counted_while_a_channel_limits_and_fades() -> None:

@@ -32,7 +32,7 @@ class TestCustody:
         admit(core, 1, 2)
         core.handle(ev.TasksArrived((task(8, hops=2),), "m", 1), 0.0)
         core.handle(ev.TasksArrived((task(9, hops=3),), "m", 2), 0.0)
-        assert (core.input.count(1), core.output.count(1)) == (2, 1)
+        assert (core.input.counts[0], core.output.counts[0]) == (2, 1)
 
     def test_an_undelivered_task_waits_again_where_it_was_in_line(self) -> None:
         core = worker("m", hosted=(1,), offloading=KEEP, options=WorkerOptions(group_max=1))

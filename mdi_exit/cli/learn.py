@@ -32,7 +32,7 @@ def train(
     epochs: Annotated[int, typer.Option(min=1)] = 28,
     seed: Annotated[int, typer.Option(min=0, help="Decides first weights, batches and what is held out.")] = 0,
     batch_size: Annotated[int, typer.Option(min=2)] = 128,
-    lr: Annotated[float, typer.Option(min=1e-6, help="Peak learning rate.")] = 0.15,
+    learning_rate: Annotated[float, typer.Option("--lr", min=1e-6, help="Peak learning rate.")] = 0.15,
     weight_decay: Annotated[float, typer.Option(min=0.0)] = 5e-4,
     label_smoothing: Annotated[float, typer.Option(min=0.0, max=0.5)] = 0.05,
     ema_decay: Annotated[float, typer.Option(min=0.0, max=0.99999, help="Of the averaged weights.")] = 0.998,
@@ -41,9 +41,11 @@ def train(
     early_crop: Annotated[int, typer.Option(min=0, help="Train the first epochs on crops of this side.")] = 0,
     early_crop_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of all epochs.")] = 0.5,
     validation_share: Annotated[float, typer.Option(min=0.01, max=0.5, help="Held out, never trained on.")] = 0.1,
-    bottleneck: Annotated[
+    bottlenecks: Annotated[
         Optional[list[str]],
-        typer.Option(help="CUT:CHANNELS:STRIDE of an autoencoder across a cut, such as 1:4:2; repeatable."),
+        typer.Option(
+            "--bottleneck", help="CUT:CHANNELS:STRIDE of an autoencoder across a cut, such as 1:4:2; repeatable."
+        ),
     ] = None,
     init: Annotated[
         Optional[str],
@@ -62,36 +64,11 @@ def train(
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the step (needs a C++ compiler).")] = False,
 ) -> None:
     """Train all exits of a network jointly; run the same command again to go on after an interruption."""
+    given = {**locals(), "bottlenecks": tuple(bottlenecks or ())}
+
     from mdi_exit.training.train import TrainOptions, run_training
 
-    options = TrainOptions(
-        data=data,
-        out=out,
-        name=name,
-        model=model,
-        image_size=image_size,
-        epochs=epochs,
-        seed=seed,
-        batch_size=batch_size,
-        learning_rate=lr,
-        weight_decay=weight_decay,
-        label_smoothing=label_smoothing,
-        ema_decay=ema_decay,
-        padding=padding,
-        cutout=cutout,
-        early_crop=early_crop,
-        early_crop_share=early_crop_share,
-        validation_share=validation_share,
-        bottlenecks=tuple(bottleneck or ()),
-        init=init,
-        bf16=bf16,
-        test=test,
-        data_name=data_name,
-        device=device,
-        threads=threads,
-        compiled=compiled,
-    )
-    run_training(options)
+    run_training(TrainOptions(**given))
 
 
 def calibrate(

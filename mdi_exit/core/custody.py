@@ -76,7 +76,7 @@ class Custody:
 
     def start_sending(self, k: int, limit: int) -> Transfer:
         """Take the oldest tasks for segment k off the output (or the either) side to be sent."""
-        transfer = Transfer((self.output if self.output.count(k) else self.either).take(k, limit))
+        transfer = Transfer((self.output if self.output.counts[k - 1] else self.either).take(k, limit))
         assert transfer.tasks, "the policy picked a segment nobody waits for"
         for _, task in transfer.tasks:
             self._held[task.key] = transfer

@@ -20,7 +20,7 @@ class Flood:
         self._pi: dict[str, tuple[float, ...]] = {}
         self._waited: dict[str, int] = {}  # by neighbour: reports without the prices that it was told
         self._own = (0.0,) * (len(thresholds) + 1)  # of this worker
-        self.ways: dict[tuple[str, str], Way] = {}  # by sender, receiver
+        self.ways: dict[str, Way] = {}  # of this worker, by receiver
 
     def take(self, event: ev.ThresholdsReceived | ev.PricesReceived) -> list[fx.WorkerEffect]:
         """Take news in and pass them on, unless they are old."""
@@ -34,7 +34,7 @@ class Flood:
             self.prices = event
             self._pi = dict(zip(event.prices.workers, event.prices.pi, strict=True))
             self._own = self._pi.get(self._name, (0.0,) * len(self._own))
-            self.ways = {(way.sender, way.receiver): way for way in event.prices.ways}
+            self.ways = {way.receiver: way for way in event.prices.ways if way.sender == self._name}
         return [self._tell(event, m.name) for m in self._neighbours if m.name != event.sender]
 
     def catch_up(self, report: WorkerReport) -> list[fx.WorkerEffect]:
@@ -48,6 +48,10 @@ class Flood:
             if waited > _REPORTS:
                 behind.append(self._tell(self.prices, report.worker))
         return behind
+
+    def way_to(self, name: str) -> Way | None:
+        """What prices say of the link to a neighbour."""
+        return self.ways.get(name)
 
     def prices_of(self, name: str) -> tuple[float, ...]:
         """pi[name][k]; its own for a worker that was not there when prices were made, so that they cancel."""

@@ -53,10 +53,6 @@ class Neighbour:
         """I_m, as last reported, and what is on its way there."""
         return sum(self.waiting) + sum(self.handed)
 
-    def backlog(self, k: int) -> int:
-        """Q[m][k]."""
-        return self.backlogs[k - 1]
-
     def under_way(self, k: int) -> int:
         """Tasks for segment k on their way there."""
         return self.handed[k - 1]

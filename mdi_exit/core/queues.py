@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 
 from mdi_exit.core.types import Task
@@ -27,10 +26,6 @@ class TaskQueue:
     def __len__(self) -> int:
         return self._length
 
-    def count(self, k: int) -> int:
-        """Return how many tasks wait for segment k."""
-        return self.counts[k - 1]
-
     def oldest(self, segments: tuple[int, ...]) -> int | None:
         """Return the segment, among `segments`, whose head has waited longest; None when all are empty."""
         best: int | None = None
@@ -43,7 +38,7 @@ class TaskQueue:
 
     def first(self, k: int) -> int:
         """Return the place in line of the oldest task for segment k; beyond all places when there is none."""
-        return self._segments[k - 1][0][0] if self._segments[k - 1] else sys.maxsize
+        return self._segments[k - 1][0][0] if self._segments[k - 1] else 1 << 62
 
     def hops(self, k: int) -> int:
         """Return how many links the oldest task for segment k has crossed; 0 when there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 from mdi_exit.core import events as ev
@@ -11,7 +12,7 @@ from mdi_exit.core.delays import Delays
 from mdi_exit.core.flood import Flood
 from mdi_exit.core.neighbour import Neighbourhood
 from mdi_exit.core.relay import ResultRelay
-from mdi_exit.core.types import Limits, Way, WorkerOptions
+from mdi_exit.core.types import Limits, WorkerOptions
 from mdi_exit.core.views import QueueView
 
 
@@ -35,6 +36,7 @@ class Standing:
         self.output: QueueView = self._tasks.output  # O_n
         self.either: QueueView = self._tasks.either
         self.backlogs: Sequence[int] = self._tasks.backlogs  # Q[n][k]
+        self.since_oldest = self._tasks.since_oldest  # tasks that came since the oldest that the processor may take
         self._neighbours = Neighbourhood(exits)
         self._results = ResultRelay(self._neighbours, is_source, limits.results_max)
         self._flood = Flood(name, self._neighbours, thresholds)
@@ -42,6 +44,7 @@ class Standing:
         self._dealt = Dealt()
         self._now = 0.0
         self.prices = self._flood.prices_of  # pi[worker][k]
+        self.way = self._flood.way_to  # what prices say of the link to a neighbour
         self.memo: dict[str, tuple[float, int | None]] = {}
         self.segment_delay_s = self._delays.segment_s  # Gamma[n][k]
         self.continuation = self._delays.continuation  # c[k] as seen here
@@ -64,24 +67,15 @@ class Standing:
         """Return Q[n][k]: tasks waiting here for segment k, on whichever side."""
         return self.backlogs[k - 1]
 
-    def since_oldest(self, k: int) -> int:
-        """Return how many tasks came since the one for segment k that the processor has let wait longest."""
-        return self._tasks.since_oldest(k)
-
     def threshold(self, k: int) -> float:
         """Return T_e^k, k = 1..K-1."""
         return self._flood.thresholds.thresholds[k - 1]
-
-    def way(self, neighbour: str) -> Way | None:
-        """Return what prices say of the link to a neighbour."""
-        return self._flood.ways.get((self.name, neighbour))
 
     def air_use(self, channel: str) -> tuple[float, float]:
         """Return how long this worker's hand-overs under way keep a radio channel busy, and the longest of the round
         trips to neighbours that it is used for."""
         there = [(m, way) for m in self._neighbours if (way := self.way(m.name)) and way.channel == channel]
-        sent = ((t.tasks, way) for m, way in there for t in m.transfers.values())
-        busy_s = sum(len(tasks) * way.air_s[tasks[0][1].k - 1] for tasks, way in sent)
+        busy_s = sum(sum(map(operator.mul, m.handed, way.air_s)) for m, way in there)
         # Who is never sent anything has nothing to wait for, and may have been slow once, before prices.
         used = (m.round_trip_s for m, way in there if m.transfers or any(way.share))
         return busy_s, max(used, default=0.0)

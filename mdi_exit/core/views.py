@@ -24,9 +24,6 @@ class QueueView(Protocol):
     def counts(self) -> Sequence[int]:
         """How many wait, per segment 1..K."""
 
-    def count(self, k: int) -> int:
-        """How many wait for segment k (1..K)."""
-
     def hops(self, k: int) -> int:
         """How many links the oldest task for segment k has crossed since the segment before was computed."""
 

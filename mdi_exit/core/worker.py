@@ -249,7 +249,7 @@ class WorkerCore(Standing):
     def _group(self, neighbour: Neighbour, k: int) -> int:
         """How many go together, if as many wait; of what could be computed here, whatever the policy's reason, no more
         than leave the neighbour with as many as this worker: what moves together is not weighed task by task."""
-        evens_out = (self.backlog(k) - neighbour.backlog(k) - neighbour.under_way(k) + 1) // 2
+        evens_out = (self.backlog(k) - neighbour.backlogs[k - 1] - neighbour.under_way(k) + 1) // 2
         limit = self._options.group_max
         return max(1, min(limit, evens_out)) if k in self.hosted else limit
 
@@ -258,7 +258,7 @@ class WorkerCore(Standing):
         side, k = Side.INPUT, self._offloading.next_to_run(self)
         if k is None:
             side, k = Side.OUTPUT, self.output.oldest(self.taken_back)
-        elif not self.input.count(k):
+        elif not self.input.counts[k - 1]:
             side = Side.EITHER
         if k is not None:
             # As many as wait go together, but nobody who comes meanwhile waits long for them.

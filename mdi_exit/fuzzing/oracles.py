@@ -106,7 +106,7 @@ class Watch:
 
 def _waits(core: WorkerCore, k: int) -> bool:
     """A task for segment k waits for the processor, or may be taken back from the output queue."""
-    return core.backlog(k) > (0 if k in core.taken_back else core.output.count(k))
+    return core.backlog(k) > (0 if k in core.taken_back else core.output.counts[k - 1])
 
 
 def _only_lengthens(core: WorkerCore, k: int) -> bool:

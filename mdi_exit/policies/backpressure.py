@@ -217,7 +217,7 @@ def _computed_meanwhile(view: WorkerView, relief: float, k: int) -> float:
     that for one that was handed here, and so on, so that tasks settle. (Relays that had no choice count, too.)"""
     if relief <= 0:
         return 0.0
-    hops = view.output.hops(k) if view.output.count(k) else view.either.hops(k)
+    hops = view.output.hops(k) if view.output.counts[k - 1] else view.either.hops(k)
     return 2 * view.beside_s * relief * (1 + hops)
 
 
