@@ -86,6 +86,18 @@ def test_a_slow_link_passes_on_what_it_can() -> None:
     assert helped.pi[:, 0] == pytest.approx([1, 0])
 
 
+def test_a_hand_over_that_has_a_price_is_in_those_of_tasks_and_must_be_worth_it() -> None:
+    """a sends to b over a link that limits nothing; b limits, once it is helped by c behind it."""
+    chain = problem([[1.0], [0.1], [0.1]], [[0.001], [0.001]], (("a", "b"), ("b", "c")), c=())
+    free, paid = optimum(chain), optimum(chain, hop_price=0.1)
+    assert paid.rate_per_s == pytest.approx(free.rate_per_s) == pytest.approx(1 + 10 + 10)
+    assert free.pi[:, 0] == pytest.approx([1, 1, 1])
+    assert paid.pi[:, 0] == pytest.approx([1, 0.9, 0.8])
+    near = optimum(chain, hop_price=0.6)  # two of them cost more than a datum is worth
+    assert near.rate_per_s == pytest.approx(1 + 10) and near.sent_per_s[:, 0] == pytest.approx([10, 0])
+    assert optimum(chain, hop_price=1.1).rate_per_s == pytest.approx(1)
+
+
 def test_links_of_one_channel_share_it() -> None:
     links = (("a", "b"), ("a", "c"))
     alone = problem([[1.0], [0.001], [0.001]], [[0.1], [0.1]], links, c=())

@@ -111,6 +111,17 @@ def test_ways_of_a_channel_have_their_part_of_the_optimum_and_only_where_tasks_a
     assert ways_ and not any(way.channel for way in ways_), "there is air for all"
 
 
+def test_hand_overs_cost_in_the_prices_what_they_cost_in_the_rule() -> None:
+    def prices_of(theta: float) -> list[float]:
+        rule = {"rule": "dual_backpressure", "theta": theta}
+        experiment = load_experiment("find-rate", {"topology": "2-node", "offloading": rule})
+        made = price_solver(experiment, load_card(experiment), TRACE.payload_bytes)(fx.SolvePrices((), ()))
+        return [pi[0] for pi in made.pi]
+
+    assert prices_of(0.0) == pytest.approx([1, 1], abs=1e-6), "equal workers, a link that limits nothing"
+    assert prices_of(3.0) == pytest.approx([1, 1 - 3 / 30], abs=1e-6)
+
+
 def test_a_channel_that_leads_nowhere_any_more_has_no_part_in_prices() -> None:
     """Also not one to a worker that is lost: when it is back, nothing holds tasks back from it."""
     links = {"bandwidth": "0.5 Mbit/s", "channel": "air"}

@@ -476,6 +476,35 @@ def test_curves_of_one_epoch_can_be_seen(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(lines) == 3
 
 
+def test_training_can_start_from_a_checkpoint_and_add_an_autoencoder(trained: Path, tmp_path: Path) -> None:
+    options = [word for word in TRAINING if word not in ("--bottleneck", "1:4:2")]
+    base, _ = checkpoint.load(trained / "net" / "net")
+    words = ("train", "--data", trained / "data.zip", *options, "--epochs", "1", "--init", trained / "net" / "net")
+    slow = ("--lr", "1e-6", "--ema-decay", "0", "--bottleneck", "2:4:2")  # next to nothing is learnt
+    assert invoke(*words, *slow, "--out", tmp_path / "more") == 0
+    network, card = checkpoint.load(tmp_path / "more" / "net")
+    assert list(network.bottlenecks) == ["2"] and list(base.bottlenecks) == ["1"]
+    before, after = dict(base.segments[0].named_parameters()), dict(network.segments[0].named_parameters())
+    assert all(torch.allclose(before[name], after[name], atol=2e-3) for name in before)
+    assert card.model.mean == checkpoint.load(trained / "net" / "net")[1].model.mean
+    for option, value in (("--model", "b_alexnet"), ("--image-size", "64")):
+        with pytest.raises(UserError, match=rf"{option} {value}: --init .* is a network of {option}"):
+            invoke(*words, "--out", tmp_path / "other", option, value)
+    with pytest.raises(UserError, match="none"):
+        invoke(*words[:-1], tmp_path / "none", "--out", tmp_path / "other")
+
+
+def test_bf16_is_another_run_whose_weights_are_close(tmp_path: Path) -> None:
+    short: dict[str, Any] = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3}
+    exact, rounded = (run(settings(bf16=bf16, **short), tmp_path / f"{bf16}.pt") for bf16 in (False, True))
+    pairs = [*zip(exact.parameters(), rounded.parameters(), strict=True)]
+    assert all(a.dtype == b.dtype == torch.float32 for a, b in pairs)
+    assert any(not torch.equal(a, b) for a, b in pairs)
+    assert max(float((a - b).abs().max()) for a, b in pairs) < 0.01
+    with pytest.raises(fit.TrainingError, match="bf16: False -> True"):
+        run(settings(bf16=True, **short), tmp_path / "False.pt")
+
+
 def test_resnet_50_can_be_trained_with_a_bottleneck_too(tmp_path: Path) -> None:
     torch.set_num_threads(2)  # the fixture sets it back
     data, out = write_images(tmp_path / "data.zip", 40), tmp_path / "net"
