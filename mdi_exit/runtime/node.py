@@ -133,19 +133,23 @@ class Node:
 
     # ---- the loop
 
+    def turn(self, longest_s: float) -> bool:
+        """Once round the loop, waiting no longer for something to happen; return whether the next turn computes."""
+        for timer in self._timers.due(self.now()):
+            self._timer_due(timer)
+            self._handle_events()
+        rung = self.links.wait(0.0 if self._computer.busy_here else self._timers.wait_s(self.now(), longest_s))
+        self._handle_events()  # a neighbour may have gone down
+        self._take_in_messages()
+        if rung:
+            self._answer_bell()
+        self._computer.collect(self._computed)
+        return self._computer.busy_here
+
     def _run(self) -> None:
         try:
             while not self._stopping:
-                for timer in self._timers.due(self.now()):
-                    self._timer_due(timer)
-                    self._handle_events()
-                sleep_s = 0.0 if self._computer.busy_here else self._timers.wait_s(self.now(), _SLEEP_S)
-                rung = self.links.wait(sleep_s)
-                self._handle_events()  # a neighbour may have gone down
-                self._take_in_messages()
-                if rung:
-                    self._answer_bell()
-                self._computer.collect(self._computed)
+                self.turn(_SLEEP_S)
         except BaseException as error:  # whatever it is, the supervisor is told and ends the run
             self.failure = error
         finally:
@@ -178,8 +182,7 @@ class Node:
 
     def _take_in_messages(self) -> None:
         for _ in range(_MESSAGES_MAX):
-            message = self.links.receive()
-            if message is None:
+            if (message := self.links.receive()) is None:
                 break
             self.exchange.take_in(*message)
             self._handle_events()
@@ -210,8 +213,7 @@ class Node:
             effects: list[Any]
             if core == "worker":
                 effects = self._worker.handle(cast(ev.WorkerEvent, event), now)
-                queues = self._worker
-                self.tally.observe(now, len(queues.input) + len(queues.either), len(queues.output))
+                self.tally.observe(now, len(self._worker.input) + len(self._worker.either), len(self._worker.output))
                 if self._controller and self._controller.watches(self._worker):
                     self._events.appendleft(("controller", self._worker.observe()))
             else:

@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import functools
 import statistics
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -48,6 +49,8 @@ _TURNS = 3  # an odd number, of which the median is one of them
 _WARM_UP = 0.25  # of the time, in which queues fill
 _LOOKS = 60.0  # so many times longer than it should take, somebody may wait for a device's first answers
 _STEP_S = 0.02
+_PASSED_OVER = 4
+_IDLE_S = 0.001  # where neither of two nodes computes, one waits so long while the other's messages may come
 _QUEUED = 12  # data waiting for the first segment; as many more may be in flight as two windows of groups hold
 
 
@@ -169,13 +172,38 @@ def _stand_in(life: Life, hosted: tuple[int, ...]) -> _StandIn:
 @contextlib.contextmanager
 def _nodes(life: Life, experiment: Experiment, runners: Mapping[str, _StandIn]) -> Iterator[dict[str, Node]]:
     nodes: dict[str, Node] = {}
+    ending = threading.Event()
+    loops = threading.Thread(target=_turns, args=(nodes, ending), name="nodes", daemon=True)
     try:
         for name, runner in runners.items():
             own = _Life(experiment, life.prepared, name, 0, time.time())
             nodes[name] = Node(own, runner, _HOST)
+        loops.start()
         yield nodes
     finally:
+        ending.set()
+        if loops.ident is not None:
+            loops.join()
         for node in nodes.values():
+            node.stop()
+
+
+def _turns(nodes: Mapping[str, Node], ending: threading.Event) -> None:
+    """The loops of all nodes in one thread: two would fight for the interpreter's lock, and those of a run do not.
+
+    A node of a run that gives what it can has something to compute in most of its turns, and takes in then what has
+    come meanwhile. So whoever has nothing to compute is passed over a few times while another has.
+    """
+    turn, busy = 0, dict.fromkeys(nodes, False)
+    try:
+        while not ending.is_set():
+            turn += 1
+            longest_s = 0.0 if any(busy.values()) else _IDLE_S
+            for name, node in nodes.items():
+                if busy[name] or longest_s or turn % _PASSED_OVER == 0:
+                    busy[name] = node.turn(longest_s)
+    finally:
+        for node in nodes.values():  # whoever calls into one then hears that it has ended
             node.stop()
 
 
@@ -183,7 +211,6 @@ def _connect(experiment: Experiment, nodes: Mapping[str, Node]) -> None:
     addresses = {name: node.links.address for name, node in nodes.items()}
     for name, routes in assembly.routes_for(experiment, list(nodes), 1).items():
         others = {peer: addresses[peer] for peer in routes.peers}
-        nodes[name].start()
         nodes[name].call(functools.partial(_know, nodes[name], others, routes)).result()
 
 
