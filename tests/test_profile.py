@@ -6,8 +6,11 @@ import contextlib
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from mdi_exit import compute
 from mdi_exit.assembly import load_card
@@ -15,11 +18,13 @@ from mdi_exit.channel import Channel
 from mdi_exit.cli.profiled import write
 from mdi_exit.compute.pacing import PacedRunner
 from mdi_exit.config import load_experiment
+from mdi_exit.core.types import ExitReading
 from mdi_exit.devices import Overhead
 from mdi_exit.errors import UserError
 from mdi_exit.runtime import overhead
 from mdi_exit.runtime.life import Life
-from mdi_exit.runtime.probe import SliceTimes, WayTimes, summary
+from mdi_exit.runtime.node import Node
+from mdi_exit.runtime.probe import Prober, SliceTimes, WayTimes, summary
 from mdi_exit.runtime.profiling import SLICES_MAX, Profiled, profile, slices_to_time
 
 from .test_cli import here, mdi_exit, refused
@@ -161,6 +166,57 @@ def test_the_runtime_is_timed_by_a_node_s_own_loop() -> None:
     experiment = load_experiment("near-optimal", {"topology": "2-node"})
     life = Life(experiment, compute.prepare(experiment.model), "n2", 0, time.time())
     assert overhead.processor_s(life, {"first": (1, 2, 3, 4, 5)}, True, 1.0) > 0  # it did run: data were answered
+
+
+def _ahead(source: Node) -> int:
+    assert source.tally.source is not None
+    return source._worker.admitted - source.tally.source.completed
+
+
+def test_data_that_nobody_answers_are_not_charged_to_those_that_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of two nodes has a fifth of the work; unbounded it ran ahead, three data of four for nothing."""
+    experiment = load_experiment("near-optimal", {"topology": "2-node", "worker.link_window": 4})
+    life = Life(experiment, compute.prepare(experiment.model), "n2", 0, time.time())
+    look, ahead = overhead._answered, list[int]()
+
+    def noted(source: Node, *rest: Any) -> tuple[float, int]:
+        found = look(source, *rest)
+        ahead.append(source.call(lambda: _ahead(source)).result())
+        return found
+
+    monkeypatch.setattr(overhead, "_answered", noted)
+    assert overhead.processor_s(life, {"first": (1,), "second": (2, 3, 4, 5)}, True, 1.0) > 0
+    assert len(ahead) == 2 and max(ahead) <= 12 + 2 * 4
+
+
+class Stopped:
+    """A runner of two segments that take as long, one of which is always stopped by the system for a while."""
+
+    def __init__(self, hosted: tuple[int, ...]) -> None:
+        self.hosted, self.exits = hosted, 2
+
+    def feature_shape(self, k: int) -> tuple[int, ...]:
+        return (4,)
+
+    def feature_bytes(self, k: int) -> int:
+        return 16
+
+    def run(self, k: int, batch: NDArray[Any]) -> tuple[list[ExitReading], NDArray[np.float32] | None]:
+        until_s = time.thread_time() + 0.002
+        while time.thread_time() < until_s:
+            pass
+        if k == 2:
+            time.sleep(0.004)
+        return [ExitReading(0.5, 0, 0.5)], batch.astype(np.float32)
+
+
+def test_whom_a_control_group_stops_is_not_the_slower_segment(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = load_experiment("near-optimal", {"topology": "2-node", "devices": None})
+    life = Life(experiment, compute.prepare(experiment.model), "n1", 0, time.time())
+    monkeypatch.setattr(Life, "runner", lambda life: Stopped(life.experiment.hosted[life.name]))
+    found = Prober().time_slices(life, [(1, 2)], 0.5).segment_s
+    assert found[1] == pytest.approx(found[2], rel=0.2)
+    assert sum(found.values()) > 0.007  # and both together take as long as they take
 
 
 def test_what_the_runtime_takes_is_told_apart_by_three_settings() -> None:

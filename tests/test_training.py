@@ -500,7 +500,7 @@ def test_bf16_is_another_run_whose_weights_are_close(tmp_path: Path) -> None:
     pairs = [*zip(exact.parameters(), rounded.parameters(), strict=True)]
     assert all(a.dtype == b.dtype == torch.float32 for a, b in pairs)
     assert any(not torch.equal(a, b) for a, b in pairs)
-    assert max(float((a - b).abs().max()) for a, b in pairs) < 0.01
+    assert max(float((a - b).abs().max()) for a, b in pairs) < 0.05
     with pytest.raises(fit.TrainingError, match="bf16: False -> True"):
         run(settings(bf16=True, **short), tmp_path / "False.pt")
 

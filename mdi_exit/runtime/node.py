@@ -134,21 +134,26 @@ class Node:
 
     # ---- the loop
 
+    def turn(self, longest_s: float) -> bool:
+        """Once round the loop, waiting no longer for something to happen; return whether the next turn computes."""
+        for timer in self._timers.due(self.now()):
+            self._timer_due(timer)
+            self._handle_events()
+        busy = self._computer.busy_here or self.exchange.has_to_speak
+        rung = self.links.wait(0.0 if busy else self._timers.wait_s(self.now(), longest_s))
+        self._take_in_messages()
+        if rung:
+            self._answer_bell()
+        self._computer.collect(self._computed)
+        while self.exchange.speak():  # before computing, so that neighbours need not wait for it
+            self._handle_events()  # what cannot be sent
+        self._computer.compute_here(self._computed)
+        return self._computer.busy_here
+
     def _run(self) -> None:
         try:
             while not self._stopping:
-                for timer in self._timers.due(self.now()):
-                    self._timer_due(timer)
-                    self._handle_events()
-                busy = self._computer.busy_here or self.exchange.has_to_speak
-                rung = self.links.wait(0.0 if busy else self._timers.wait_s(self.now(), _SLEEP_S))
-                self._take_in_messages()
-                if rung:
-                    self._answer_bell()
-                self._computer.collect(self._computed)
-                while self.exchange.speak():  # before computing, so that neighbours need not wait for it
-                    self._handle_events()  # what cannot be sent
-                self._computer.compute_here(self._computed)
+                self.turn(_SLEEP_S)
         except BaseException as error:  # whatever it is, the supervisor is told and ends the run
             self.failure = error
         finally:

@@ -1,10 +1,16 @@
 """What the runtime itself takes of a device's time: for a datum at the source, for a task computed, for a hand-over.
 
-Measured with the loop, cores, links and encryption of a run, by segments that take no time: a node alone whose data all
-leave at the first exit, the same whose data go through every segment, and two nodes of which the second computes all
-segments but the first. What counts is the processor time of the whole process, whoever waits for whom, times how long
-a second of processor time takes here: one second where nobody else wants the processor, ten where a control group gives
-a tenth of it. Groups and windows are those of the experiment. Design: ours.
+Measured with the loop, cores, links and encryption of a run: a node alone whose data all leave at the first exit, the
+same whose data go through every segment, and two nodes of which the second computes all segments but the first. What
+counts is the processor time of the whole process, whoever waits for whom, less that of computing, times how long a
+second of processor time takes here: one second where nobody else wants the processor, ten where a control group gives a
+tenth of it. Groups and windows are those of the experiment. Design: ours.
+
+Every segment is stood in for by the first one, which any worker can hold: it has to be computed, as a loop that does
+nothing else finds all it needs in the processor's caches and has its groups full, and then a task takes half of what it
+takes in a run, a hand-over of a group a third (measured). The data in flight are bounded: the first of two nodes has
+less to do for a datum, and what it worked ahead would be charged to the few that are answered. All is measured in turns
+and the median taken, since a node that has just begun, or a busy moment of the machine, can cost twice as much.
 """
 
 from __future__ import annotations
@@ -12,22 +18,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import statistics
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mdi_exit import assembly
+from mdi_exit import assembly, compute
+from mdi_exit.compute import SegmentRunner
 from mdi_exit.compute.base import FeatureShapes
 from mdi_exit.config import Experiment
 from mdi_exit.core.events import AdmissionOpened, RoutesChanged
 from mdi_exit.core.types import ExitReading, Routes
 from mdi_exit.devices import Overhead
-from mdi_exit.policies.backpressure import BackPressure
 from mdi_exit.policies.control import FillQueue
 from mdi_exit.policies.exit import NeverExit, ThresholdExit
+from mdi_exit.policies.offloading import NeverOffload
 from mdi_exit.runtime.images import Images
 from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.links import Address
@@ -36,25 +45,29 @@ from mdi_exit.topology import Link, Topology
 
 _HOST = "127.0.0.1"
 _FIRST, _SECOND = "first", "second"
+_TURNS = 3  # an odd number, of which the median is one of them
 _WARM_UP = 0.25  # of the time, in which queues fill
 _LOOKS = 60.0  # so many times longer than it should take, somebody may wait for a device's first answers
 _STEP_S = 0.02
+_PASSED_OVER = 4
+_IDLE_S = 0.001  # where neither of two nodes computes, one waits so long while the other's messages may come
+_QUEUED = 12  # data waiting for the first segment; as many more may be in flight as two windows of groups hold
 
 
 def measure(life: Life, seconds: float) -> Overhead:
     """Measure on this machine for so long, or until there are answers. Raises UserError when nothing can listen."""
-    exits, each_s, stretch = life.experiment.exits, seconds / 4, _stretch(seconds / 4)
+    exits, each_s = life.experiment.exits, seconds / (4 * _TURNS)
     every = tuple(range(1, exits + 1))
-
-    def datum_s(hosted: Mapping[str, tuple[int, ...]], deep: bool) -> float:
-        return stretch * processor_s(life, hosted, deep, each_s)
-
-    shallow_s = datum_s({_FIRST: every}, False)
-    if exits == 1:
-        return Overhead(datum_s=shallow_s)
-    deep_s = datum_s({_FIRST: every}, True)
-    apart_s = datum_s({_FIRST: every[:1], _SECOND: every[1:]}, True)
-    return apart(shallow_s, deep_s, apart_s, exits)
+    settings: list[tuple[dict[str, tuple[int, ...]], bool]] = [({_FIRST: every}, False)]
+    if exits > 1:
+        settings += [({_FIRST: every}, True), ({_FIRST: every[:1], _SECOND: every[1:]}, True)]
+    stretches, found = list[float](), list[list[float]]()
+    for _ in range(_TURNS):
+        stretches.append(_stretch(each_s))
+        found.append([processor_s(life, hosted, deep, each_s) for hosted, deep in settings])
+    stretch = statistics.fmean(stretches)
+    taken = [stretch * statistics.median(times) for times in zip(*found, strict=True)]
+    return apart(taken[0], taken[1], taken[2], exits) if exits > 1 else Overhead(datum_s=taken[0])
 
 
 def apart(shallow_s: float, deep_s: float, apart_s: float, exits: int) -> Overhead:
@@ -65,11 +78,13 @@ def apart(shallow_s: float, deep_s: float, apart_s: float, exits: int) -> Overhe
     return Overhead(max(0.0, shallow_s - task_s), task_s, max(0.0, (apart_s - deep_s) / 2))
 
 
-class _NoTime:
-    """A SegmentRunner whose segments take no time."""
+class _StandIn:
+    """A SegmentRunner that computes the first segment whatever is asked for, and counts the processor time of that."""
 
-    def __init__(self, hosted: tuple[int, ...], features: FeatureShapes) -> None:
-        self.hosted, self.exits, self._features = hosted, features.exits, features
+    def __init__(self, hosted: tuple[int, ...], features: FeatureShapes, first: SegmentRunner) -> None:
+        self.hosted, self.exits = hosted, features.exits
+        self._features, self._first = features, first
+        self.used_s = 0.0
         self._answers = {k: np.zeros((1, *features.shape(k)), np.float32) for k in hosted if k < features.exits}
 
     def feature_shape(self, k: int) -> tuple[int, ...]:
@@ -79,6 +94,9 @@ class _NoTime:
         return self._features.size_bytes(k)
 
     def run(self, k: int, batch: NDArray[Any]) -> tuple[list[ExitReading], NDArray[np.float32] | None]:
+        began_s = time.thread_time()
+        self._first.run(1, np.zeros((len(batch), *self._features.shape(0)), np.uint8))
+        self.used_s += time.thread_time() - began_s
         answer = self._answers.get(k)
         readings = [ExitReading(0.5, 0, 0.5)] * len(batch)
         return readings, None if answer is None else np.repeat(answer, len(batch), axis=0)
@@ -110,8 +128,10 @@ class _Life(Life):
 
 
 def processor_s(life: Life, hosted: Mapping[str, tuple[int, ...]], deep: bool, seconds: float) -> float:
-    """Processor seconds that one datum takes nodes that host these and are given as many as they take."""
+    """Processor seconds, without computing, of a datum for nodes that host these and are given as many as they take."""
     given = life.experiment
+    options = given.worker_options[life.name]
+    in_flight = _QUEUED + 2 * options.group_max * options.link_window
     experiment = dataclasses.replace(
         given,
         topology=Topology("overhead", _FIRST, tuple(hosted), (Link(_FIRST, _SECOND),) if len(hosted) > 1 else ()),
@@ -119,35 +139,71 @@ def processor_s(life: Life, hosted: Mapping[str, tuple[int, ...]], deep: bool, s
         devices=dict.fromkeys(hosted),
         thresholds=(0.0,) * (given.exits - 1),
         exit=NeverExit() if deep else ThresholdExit(),
-        offloading=BackPressure(),
-        admission=FillQueue(),
+        offloading=NeverOffload(),
+        admission=FillQueue(_QUEUED),
+        limits=dataclasses.replace(given.limits, in_flight_max=in_flight),
         arrivals=None,
-        worker_options=dict.fromkeys(hosted, given.worker_options[life.name]),
+        worker_options=dict.fromkeys(hosted, options),
         churn=(),
         data_max=None,
         runtime=dataclasses.replace(given.runtime, port_base=None),
     )
-    with _nodes(life, experiment) as nodes:
+    runners = {name: _stand_in(life, segments) for name, segments in hosted.items()}
+    with _nodes(life, experiment, runners) as nodes:
         source = nodes[_FIRST]
+
+        def answered(more_than: int) -> tuple[float, int]:
+            return _answered(source, runners.values(), more_than, _LOOKS * seconds)
+
         _connect(experiment, nodes)
         source.call(lambda: source.feed("controller", AdmissionOpened())).result()
         time.sleep(_WARM_UP * seconds)
-        began_s, before = _answered(source, 0, _LOOKS * seconds)
+        began_s, before = answered(0)
         time.sleep((1 - _WARM_UP) * seconds)
-        ended_s, after = _answered(source, before, _LOOKS * seconds)
+        ended_s, after = answered(before)
         return (ended_s - began_s) / max(1, after - before)
 
 
+def _stand_in(life: Life, hosted: tuple[int, ...]) -> _StandIn:
+    first = compute.open_runner(life.prepared, (1,), device=life.experiment.runtime.device)
+    return _StandIn(hosted, life.prepared.features, first)
+
+
 @contextlib.contextmanager
-def _nodes(life: Life, experiment: Experiment) -> Iterator[dict[str, Node]]:
+def _nodes(life: Life, experiment: Experiment, runners: Mapping[str, _StandIn]) -> Iterator[dict[str, Node]]:
     nodes: dict[str, Node] = {}
+    ending = threading.Event()
+    loops = threading.Thread(target=_turns, args=(nodes, ending), name="nodes", daemon=True)
     try:
-        for name, hosted in experiment.hosted.items():
+        for name, runner in runners.items():
             own = _Life(experiment, life.prepared, name, 0, time.time())
-            nodes[name] = Node(own, _NoTime(hosted, life.prepared.features), _HOST)
+            nodes[name] = Node(own, runner, _HOST)
+        loops.start()
         yield nodes
     finally:
+        ending.set()
+        if loops.ident is not None:
+            loops.join()
         for node in nodes.values():
+            node.stop()
+
+
+def _turns(nodes: Mapping[str, Node], ending: threading.Event) -> None:
+    """The loops of all nodes in one thread: two would fight for the interpreter's lock, and those of a run do not.
+
+    A node of a run that gives what it can has something to compute in most of its turns, and takes in then what has
+    come meanwhile. So whoever has nothing to compute is passed over a few times while another has.
+    """
+    turn, busy = 0, dict.fromkeys(nodes, False)
+    try:
+        while not ending.is_set():
+            turn += 1
+            longest_s = 0.0 if any(busy.values()) else _IDLE_S
+            for name, node in nodes.items():
+                if busy[name] or longest_s or turn % _PASSED_OVER == 0:
+                    busy[name] = node.turn(longest_s)
+    finally:
+        for node in nodes.values():  # whoever calls into one then hears that it has ended
             node.stop()
 
 
@@ -155,7 +211,6 @@ def _connect(experiment: Experiment, nodes: Mapping[str, Node]) -> None:
     addresses = {name: node.links.address for name, node in nodes.items()}
     for name, routes in assembly.routes_for(experiment, list(nodes), 1).items():
         others = {peer: addresses[peer] for peer in routes.peers}
-        nodes[name].start()
         nodes[name].call(functools.partial(_know, nodes[name], others, routes)).result()
 
 
@@ -164,11 +219,13 @@ def _know(node: Node, others: Mapping[str, Address], routes: Routes) -> None:
     node.feed("worker", RoutesChanged(routes))
 
 
-def _answered(source: Node, more_than: int, within_s: float) -> tuple[float, int]:
-    """The processor time used, and how many data were answered by then: more than so many, unless it takes too long."""
+def _answered(source: Node, runners: Iterable[_StandIn], more_than: int, within_s: float) -> tuple[float, int]:
+    """The processor time used beside computing, and how many data were answered by then: more than so many, unless it
+    takes too long."""
 
     def look() -> tuple[float, int]:
-        return time.process_time(), source.tally.source.completed if source.tally.source else 0
+        beside_s = time.process_time() - sum(runner.used_s for runner in runners)
+        return beside_s, source.tally.source.completed if source.tally.source else 0
 
     until_s = time.monotonic() + within_s
     while (found := source.call(look).result())[1] <= more_than and time.monotonic() < until_s:

@@ -9,7 +9,7 @@ import heapq
 import socket
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from random import Random
@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 
 from mdi_exit.compute import SegmentRunner
+from mdi_exit.compute.pacing import PacedRunner
 from mdi_exit.devices import Overhead, slice_name
 from mdi_exit.errors import UserError
 from mdi_exit.runtime import overhead
@@ -40,7 +41,9 @@ _PING, _PONG, _DATA, _LAST, _END = b"p", b"o", b"d", b"l", b"e"
 class SliceTimes:
     """How long a device takes for a datum, as one of a group of `group_max`.
 
-    Means, not medians: what now and then takes long costs throughput too.
+    Means, not medians: what now and then takes long costs throughput too. Where the processor does the work they are of
+    its time, times how long a second of that took meanwhile: a control group stops a process every few milliseconds,
+    and which segment that hits is chance, or worse, where passes keep step with it, always the same.
     """
 
     slice_s: dict[str, float]  # "2-4": through segments 2 to 4, exits read; of slices that are not the sum of segments
@@ -85,15 +88,21 @@ class Prober:
         rng = np.random.default_rng(life.experiment.seed)
         group = life.experiment.worker_options[life.name].group_max
         found: dict[tuple[int, ...], list[list[float]]] = {}
+        passed_s = used_s = 0.0
         for hosted in sorted(slices, key=len, reverse=True):
             placed = {**life.experiment.hosted, life.name: hosted}
             within = dataclasses.replace(life, experiment=dataclasses.replace(life.experiment, hosted=placed))
             try:
                 runner = within.runner()
-                found[hosted] = _passes(runner, hosted, group, seconds / len(slices), rng)
+                clock = time.perf_counter if _waits(life, runner) else time.thread_time
+                passed_s, used_s = passed_s - time.perf_counter(), used_s - clock()
+                found[hosted] = _passes(runner, hosted, group, seconds / len(slices), rng, clock)
+                passed_s, used_s = passed_s + time.perf_counter(), used_s + clock()
             except UserError as error:
                 raise UserError(f"{life.name}: slice {slice_name(hosted)}: {error}") from None
-        return summary(found, available)
+        stretch = max(1.0, passed_s / used_s)
+        taken = {hosted: [[stretch * s for s in row] for row in passes] for hosted, passes in found.items()}
+        return summary(taken, available)
 
     def time_runtime(self, life: Life, seconds: float) -> Overhead:
         """See `overhead.measure`. Raises UserError, and no subclass: it has to travel."""
@@ -243,8 +252,15 @@ def summary(found: Mapping[tuple[int, ...], Sequence[Sequence[float]]], availabl
     return SliceTimes(whole, means, min(2.0, statistics.fmean(spreads)), available)
 
 
-def _passes(runner: SegmentRunner, hosted: Sequence[int], group: int, seconds: float, rng: Any) -> list[list[float]]:
-    """Seconds per datum of each segment in each pass of `group` data through a slice."""
+def _waits(life: Life, runner: SegmentRunner) -> bool:
+    """Whether it is not this machine's processor that does the work: then its time says nothing."""
+    return isinstance(runner, PacedRunner) or life.experiment.runtime.device != "cpu"
+
+
+def _passes(
+    runner: SegmentRunner, hosted: Sequence[int], group: int, seconds: float, rng: Any, clock: Callable[[], float]
+) -> list[list[float]]:
+    """Seconds of `clock` per datum of each segment in each pass of `group` data through a slice."""
     shape = (group, *runner.feature_shape(hosted[0] - 1))
     image = rng.integers(0, 256, shape).astype(np.uint8)
     first = image if hosted[0] == 1 else rng.standard_normal(shape).astype(np.float32)
@@ -253,9 +269,9 @@ def _passes(runner: SegmentRunner, hosted: Sequence[int], group: int, seconds: f
     for number in range(_WARM_UP + _PASSES_MAX):
         batch, row = first, []
         for k in hosted:
-            began_s = time.perf_counter()
+            began_s = clock()
             _, feature = runner.run(k, batch)
-            row.append((time.perf_counter() - began_s) / group)
+            row.append((clock() - began_s) / group)
             batch = feature if feature is not None else batch
         if number >= _WARM_UP:
             passes.append(row)
