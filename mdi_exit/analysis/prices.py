@@ -18,6 +18,7 @@ from mdi_exit.policies.backpressure import DualBackPressure
 
 _LIMITS = 0.8  # of its time: a channel that busy has no air to waste, though its price may still be nothing
 _EXPECTED = 1e-4  # of the rate; fewer tasks are the solver's noise
+_NOISE = 1e-3  # of what is disposed of; a smaller share is the solver's noise, too
 _GOES_ON = 0.7  # the share assumed to go on after each exit, before anybody has seen one
 
 
@@ -94,7 +95,7 @@ def _ways(problem: FluidProblem, found: Optimum, lost: Collection[str]) -> Itera
         limits = channel is not None and found.load.get(f"{CHANNEL}{channel}", 0.0) >= _LIMITS
         none = np.full(problem.exits, float(limits))
         part = np.divide(found.sent_per_s[i], disposed[n], out=none, where=expected[n])
-        share = tuple((np.clip(part, 0.0, 1.0) + 0.0).tolist())  # no -0.0
+        share = tuple(np.where(part < _NOISE, 0.0, np.minimum(part, 1.0)).tolist())
         if set(link) & set(lost):
             continue
         if channel is not None and limits:

@@ -80,9 +80,9 @@ class Standing:
         used = (m.round_trip_s for m, way in there if m.transfers or any(way.share))
         return busy_s, max(used, default=0.0)
 
-    def dealt(self, neighbour: str, k: int) -> tuple[float, float]:
-        """Return how many tasks for segment k went to a neighbour lately, and how many anywhere or were computed."""
-        return self._dealt.lately(neighbour, k, self._now), self._dealt.lately("", k, self._now)
+    def dealt(self, worker: str, k: int) -> tuple[float, float]:
+        """Return how many tasks for segment k went to a neighbour lately, or were computed here; and all in all."""
+        return self._dealt.lately(worker, k, self._now), self._dealt.lately("", k, self._now)
 
     def observe(self) -> ev.SourceObserved:
         """Return the queue lengths the controller judges by."""

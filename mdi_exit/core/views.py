@@ -127,9 +127,9 @@ class WorkerView(Protocol):
         """How long this worker's hand-overs under way keep a radio channel busy; the longest of the round trips to
         neighbours that it is used for."""
 
-    def dealt(self, neighbour: str, k: int) -> tuple[float, float]:
-        """Tasks for segment k that were disposed of here within about a second: handed to a neighbour; and in all,
-        computed ones too. Counted once prices say something of links."""
+    def dealt(self, worker: str, k: int) -> tuple[float, float]:
+        """Tasks for segment k that were disposed of here within about a second: handed to a neighbour, or computed by
+        this worker itself; and in all. Counted while prices say something of its links."""
 
     @property
     def memo(self) -> dict[str, tuple[float, int | None]]:

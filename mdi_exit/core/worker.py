@@ -266,7 +266,7 @@ class WorkerCore(Standing):
             tasks = self._tasks.start_computing(side, k, max(1, min(self._options.group_max, in_time)))
             self.memo.clear()
             if self._flood.ways:
-                self._dealt.note(k, len(tasks), "", self._now)
+                self._dealt.note(k, len(tasks), self.name, self._now)
             self._effects.append(fx.RunSegment(k, tasks))
 
     def _discard(self, keys: list[TaskKey]) -> None:

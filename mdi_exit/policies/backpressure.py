@@ -26,8 +26,10 @@ _BEYOND = 4.0
 # not how often to take which of equals, and queues short enough for short delays are too noisy to tell.
 _FOR_A_WAY, _AGAINST = 2.0, 5.0
 _SHORT_OF = 0.01  # a share that small is the solver's noise
-# A queue grows by one for each task beyond so many that came after its first: few wait for late segments, for long.
+# For its turn a queue counts one more for each task beyond so many that came after its first: few wait for late
+# segments, for long.
 _PATIENCE = 24
+_HOP_PRICE_MAX = 0.1  # of a datum; were it dearer than what is gained, nothing would be sent, or even admitted
 _KAPPA, _KAPPA_TARGET = 3.0, 9  # it was found best at this target, and is taken where there is none
 _SHORTEST_S = 1e-4  # a hand-over that was never measured, or took next to no time, counts as long as this
 
@@ -81,9 +83,9 @@ class DualBackPressure:
     (H[n][k] - c[k] H[n][k+1] + kappa k) / Gamma[n][k], or none where that would only lengthen a queue for links; a free
     link takes the one with the largest (H[n][k] - H[m][k] - theta) / D, if above 0 (what cannot be computed here:
     without theta). A hand-over costs theta in the fluid problem too, so that its prices fall by as much along the ways
-    it uses, and queues need not. Ways that have had less than their part of the optimum's flow are favoured, and what
-    was long overtaken. Half of what is on its way to m counts with Q[m][k], and handling the hand-over at both ends has
-    to be worth its time, as in BackPressure. On a radio channel that limits the rate, it is
+    it uses, and queues need not. Ways that have had no more than about their part of the optimum's flow are favoured,
+    and what was long overtaken. Half of what is on its way to m counts with Q[m][k], and handling the hand-over at both
+    ends has to be worth its time, as in BackPressure. On a radio channel that limits the rate, it is
     (H[n][k] - H[m][k] - theta - price_scale nu D) / D with D the time on the air, and no way gets more than its part:
     who shares a channel cannot see what else waits for it. Before the first prices H is Q.
     """
@@ -109,7 +111,7 @@ class DualBackPressure:
     @property
     def hop_price(self) -> float:
         """What a hand-over costs in the fluid problem, in the worth of a fresh datum."""
-        return self.theta / self.price_scale if self.price_scale else 0.0
+        return min(self.theta / self.price_scale, _HOP_PRICE_MAX) if self.price_scale else 0.0
 
     def at(self, queue_target: int) -> DualBackPressure:
         """The same for a queue so long at the source; 0: none is aimed at."""
@@ -203,13 +205,10 @@ def _within_share(view: WorkerView, neighbour: NeighbourView, way: Way, k: int) 
 
 def _beyond_share(view: WorkerView, k: int) -> bool:
     """Whether computing one more task for segment k exceeds the optimum's part of what is disposed of here."""
-    ways = [(m.name, way) for m in view.neighbours_toward(k) if not m.quarantined and (way := view.way(m.name))]
-    parts = {name: way.share[k - 1] for name, way in ways if 0 < way.share[k - 1] < 1}
-    if not parts:
-        return False
-    in_all = view.dealt("", k)[1]
-    computed = in_all - sum(view.dealt(name, k)[0] for name in parts)
-    return computed + 1 > (1 - sum(parts.values())) * (in_all + 1) + _BEYOND
+    ways = [way for m in view.neighbours_toward(k) if not m.quarantined and (way := view.way(m.name))]
+    away = sum(way.share[k - 1] for way in ways if not way.channel)
+    computed, in_all = view.dealt(view.name, k)
+    return away > 0 and computed + 1 > (1 - away) * (in_all + 1) + _BEYOND
 
 
 def _computed_meanwhile(view: WorkerView, relief: float, k: int) -> float:
@@ -235,7 +234,7 @@ def _most_relieving(view: WorkerView, price_scale: float, kappa: float) -> tuple
     """
     if (known := view.memo.get("most relieving")) is not None:
         return known
-    best, best_weight = None, 0.0
+    best, best_weight, best_turn = None, 0.0, 0.0
     backlogs, pays = view.backlogs, view.prices(view.name)
     for k in _runnable(view):
         following = backlogs[k] + price_scale * pays[k] if k < view.exits else 0.0
@@ -244,10 +243,10 @@ def _most_relieving(view: WorkerView, price_scale: float, kappa: float) -> tuple
             continue
         if relief > 0 and _beyond_share(view, k):
             relief = max(0.0, relief - _AGAINST)
-        relief += max(0, view.since_oldest(k) - _PATIENCE)
-        weight = relief / max(view.segment_delay_s(k), _SHORTEST_S)
-        if best is None or weight > best_weight:
-            best, best_weight = k, weight
+        delay_s = max(view.segment_delay_s(k), _SHORTEST_S)
+        turn = (relief + max(0, view.since_oldest(k) - _PATIENCE)) / delay_s
+        if best is None or turn > best_turn:
+            best, best_weight, best_turn = k, relief / delay_s, turn
     view.memo["most relieving"] = best_weight, best
     return best_weight, best
 
