@@ -117,7 +117,8 @@ class Worker:
         return self.sending, self.trip_s
 
     def dealt(self, neighbour: str, k: int) -> tuple[float, float]:
-        return (self.dealt_of[0] if neighbour else self.dealt_of[1]), self.dealt_of[1]
+        handed, in_all = self.dealt_of
+        return in_all - handed if neighbour == self.name else handed, in_all
 
 
 def runs(policy: Any, view: Worker) -> int | None:

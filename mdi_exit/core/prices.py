@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
-from mdi_exit.core.types import NO_PRICES, Measurement, Prices, Way
+from mdi_exit.core.types import NO_PRICES, Measurement, Prices
 
 _LOOK_S = 1.0  # between looks at what came
 _LOOKS = 5  # after so many looks prices are made anew although nothing changed by much
@@ -80,7 +80,7 @@ class PriceDesk:
 
 def _alike(one: Prices, other: Prices) -> bool:
     """Whether nobody would decide otherwise: telling everybody anew would cost their links more than it brings."""
-    ends = [[(way.sender, way.receiver, way.channel) for way in _on_air(prices)] for prices in (one, other)]
+    ends = [[(way.sender, way.receiver) for way in prices.ways if way.channel] for prices in (one, other)]
     if one.workers != other.workers or ends[0] != ends[1]:
         return False
     pairs = zip(_numbers(one), _numbers(other), strict=True)
@@ -88,11 +88,7 @@ def _alike(one: Prices, other: Prices) -> bool:
 
 
 def _numbers(prices: Prices) -> list[float]:
-    """What decides, in the worth of a fresh datum; half of the tasks count for as much."""
-    ways = [(way.nu * max(way.air_s), *(2 * part for part in way.share)) for way in _on_air(prices)]
+    """What decides, in the worth of a fresh datum; half of the tasks count for as much. Shares of links of their own are
+    one of many solutions as good, and the solver's choice changes with every noise."""
+    ways = [(w.nu * max(w.air_s), *(2 * part for part in w.share)) for w in prices.ways if w.channel]
     return [number for row in (*prices.pi, *ways) for number in row]
-
-
-def _on_air(prices: Prices) -> list[Way]:
-    """Shares of other links are one of many solutions as good, and the solver's choice changes with every noise."""
-    return [way for way in prices.ways if way.channel]
