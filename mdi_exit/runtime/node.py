@@ -239,7 +239,8 @@ class Node:
         self._events.append(("controller", event))
 
     def _keep(self, tasks: tuple[Task, ...], tensors: list[Tensor]) -> None:
-        self._handle_events()  # what the sender said before may let go of the very same payloads
+        if any(task.key in self._payloads for task in tasks):
+            self._handle_events()  # what the sender said before may let go of the very same payloads
         self._payloads.update(zip([task.key for task in tasks], tensors, strict=True))
 
     def _computed(self, done: Computed, beside_s: float) -> None:
