@@ -35,7 +35,9 @@ from mdi_exit.wire_table import (
 __all__ = ("LinkMessage", "WireError", "decode", "encode", "pack", "unpack")
 
 HEADER_BYTES_MAX = 1 << 20  # a message of 1024 tasks is 40 KB
-FRAMES_MAX = 1 + 1024  # the header and a tensor per task; WorkerOptions.group_max is 1024
+# Of all that comes together, one message or several. One alone has a header and a tensor per task at most, of which
+# WorkerOptions.group_max allows 1024. MESSAGE_BYTES_MAX holds for what comes, and again for what the tensors become.
+FRAMES_MAX = 1 + 1024
 TENSOR_BYTES_MAX = 64 << 20  # the largest cut of ResNet-50 at 224x224 is 3.2 MB
 MESSAGE_BYTES_MAX = 256 << 20
 DIMENSION_MAX = 1 << 20
@@ -119,14 +121,16 @@ def decode(frames: Sequence[Buffer]) -> Iterator[tuple[LinkMessage, list[Tensor]
         raise WireError(f"{len(frames)} frames; allowed are 1 to {FRAMES_MAX}")
     if sum(map(len, frames)) > MESSAGE_BYTES_MAX:
         raise WireError(f"the message is larger than {MESSAGE_BYTES_MAX} bytes")
-    first = 0
+    first, left_bytes = 0, MESSAGE_BYTES_MAX  # of what all tensors become: coded ones grow
     while first < len(frames):
         message, described = _header(frames[first])
         payload = frames[first + 1 : first + 1 + len(described)]
         if len(described) != len(payload):
             raise WireError("the header describes another number of tensors than came")
-        yield message, _payloads(message, described, payload)
+        tensors = _payloads(message, described, payload, left_bytes)
+        left_bytes -= sum([tensor.nbytes for tensor in tensors])
         first += 1 + len(described)
+        yield message, tensors
 
 
 def _header(frame: Buffer) -> tuple[LinkMessage, tuple[object, ...]]:
@@ -144,10 +148,12 @@ def _header(frame: Buffer) -> tuple[LinkMessage, tuple[object, ...]]:
     return message, described
 
 
-def _payloads(message: LinkMessage, described: Sequence[object], frames: Sequence[Buffer]) -> list[Tensor]:
+def _payloads(
+    message: LinkMessage, described: Sequence[object], frames: Sequence[Buffer], left_bytes: int
+) -> list[Tensor]:
+    """A message's tensors, of no more than `left_bytes` together."""
     most = len(message.tasks) if isinstance(message, fx.SendTasks) else 0
     tensors: list[Tensor] = []
-    left_bytes = MESSAGE_BYTES_MAX  # of what they become: coded ones grow
     for entry, frame in zip(described, frames, strict=True):
         together = _tensors(entry, frame, min(left_bytes, TENSOR_BYTES_MAX), most - len(tensors))
         left_bytes -= together.nbytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ TASK = Task(7, 0, 3, FEATURE.nbytes, 1)
 SEND = fx.SendTasks("b", 1, (TASK,))
 
 
+def read(frames: Sequence[wire.Buffer]) -> list[wire.Tensor]:
+    """The tensors of the one message that came."""
+    ((_, tensors),) = wire.decode(frames)
+    return tensors
+
+
 @given(FEATURES, st.sampled_from([codec.FP16, codec.INT8]))
 def test_a_coded_feature_comes_back_within_the_stated_bound(feature: NDArray[np.float32], encoding: str) -> None:
     data = codec.encode(encoding, feature)
@@ -51,7 +58,7 @@ def test_the_bound_is_no_more_than_half_a_step_of_255_and_eleven_bits() -> None:
 def test_any_fp32_travels_and_as_it_is_where_an_encoding_cannot_hold_it(
     feature: NDArray[np.float32], encoding: str
 ) -> None:
-    _, (back,) = wire.decode(wire.encode(SEND, [feature], encoding))
+    (back,) = read(wire.encode(SEND, [feature], encoding))
     if encoding == codec.FP32 or not np.isfinite(feature).all() or np.abs(feature).max() > 3e38:
         assert back.tobytes() == feature.tobytes()  # exactly, nan and all
     else:
@@ -64,9 +71,9 @@ def test_a_frame_names_its_encoding_and_images_stay_as_they_are() -> None:
     for encoding in codec.ENCODINGS:
         frames = wire.encode(SEND, [FEATURE], encoding)
         sizes[encoding] = len(frames[1])
-        _, (back,) = wire.decode(frames)
+        (back,) = read(frames)
         assert back.dtype == np.float32 and np.abs(back - FEATURE).max() <= codec.error_max(encoding, FEATURE)
-        _, (seen,) = wire.decode(wire.encode(SEND, [image], encoding))
+        (seen,) = read(wire.encode(SEND, [image], encoding))
         assert seen.dtype == np.uint8 and (seen == image).all()
     assert sizes == {"fp32": 8192, "fp16": 4096, "int8": 2056}
 
@@ -91,7 +98,7 @@ def test_a_feature_of_one_number_throughout_is_exact() -> None:
 def test_a_damaged_feature_is_refused_in_a_line(encoding: str, damage: Any, complaint: str) -> None:
     header, data = wire.encode(SEND, [FEATURE], encoding)
     with pytest.raises(wire.WireError) as refused:
-        wire.decode([header, damage(bytes(data))])
+        read([header, damage(bytes(data))])
     assert str(refused.value) == complaint
 
 
@@ -100,20 +107,26 @@ def test_a_small_frame_cannot_claim_a_large_feature() -> None:
     huge = bytes(header).replace(bytes([32, 8, 8]), b"\xce" + (1 << 20).to_bytes(4, "big") + bytes([127, 8]))
     assert huge != header
     with pytest.raises(wire.WireError, match="larger than"):
-        wire.decode([huge, b"\0" * 8])
+        read([huge, b"\0" * 8])
 
 
-def test_what_a_message_becomes_is_bounded_and_not_only_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("messages", [1, 2])
+def test_what_comes_together_becomes_no_more_than_a_message_may_be(
+    monkeypatch: pytest.MonkeyPatch, messages: int
+) -> None:
     """Coded features grow to four times their bytes."""
-    two = fx.SendTasks("b", 1, (TASK, dataclasses.replace(TASK, data_id=8)))
-    frames = wire.encode(two, [FEATURE, FEATURE], "int8")
+    two = (TASK, dataclasses.replace(TASK, data_id=8))
+    if messages == 1:
+        frames = wire.encode(fx.SendTasks("b", 1, two), [FEATURE, FEATURE], "int8")
+    else:
+        frames = [frame for task in two for frame in wire.encode(fx.SendTasks("b", 1, (task,)), [FEATURE], "int8")]
     came, becomes = sum(map(len, frames)), 2 * FEATURE.nbytes
     assert came < becomes - 1
     monkeypatch.setattr(wire, "MESSAGE_BYTES_MAX", becomes)
-    assert len(wire.decode(frames)[1]) == 2
+    assert sum(len(tensors) for _, tensors in wire.decode(frames)) == 2
     monkeypatch.setattr(wire, "MESSAGE_BYTES_MAX", becomes - 1)
     with pytest.raises(wire.WireError, match="larger than"):
-        wire.decode(frames)
+        list(wire.decode(frames))
 
 
 def test_auto_takes_what_is_there_first() -> None:

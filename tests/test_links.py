@@ -222,6 +222,34 @@ def test_what_is_said_before_waiting_goes_together_and_in_order(pair: Pair) -> N
     np.testing.assert_array_equal(b.stored[TASK.key], FEATURE)
 
 
+def test_small_things_are_said_together_and_large_ones_alone(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said together, a window of hand-overs would be one message, taken in and answered when the last byte is there."""
+    a, b = pair.a, pair.b
+    said: list[list[str]] = []
+    send = a.links.send
+
+    def note(name: str, frames: list[wire.Buffer]) -> bool:
+        said.append([type(message).__name__ for message, _ in wire.decode(frames)])
+        return send(name, frames)
+
+    monkeypatch.setattr(a.links, "send", note)
+
+    def hand_over(number: int, count: int) -> ev.TasksArrived:
+        tasks = tuple(Task(1000 * number + n, 0, 2, FEATURE.nbytes) for n in range(count))
+        a.exchange.hand_over(fx.SendTasks("b", number, tasks), [FEATURE] * count)
+        return ev.TasksArrived(tasks, "a", number)
+
+    a.exchange.answer(fx.Acknowledge("b", 9, True, a.report()))
+    arrive = [hand_over(number, 400) for number in (1, 2)]  # 50 KB of features each
+    a.exchange.tell(fx.SendReport("b", a.report()))
+    arrive += [hand_over(number, 70) for number in range(3, 11)]  # 9 KB each
+    assert a.exchange.speak() and not a.exchange.has_to_speak
+    large, few = ["SendTasks"], ["SendTasks"] * 4
+    assert said == [["Acknowledge"], large, large, ["SendReport", *few], few]
+    pair.until(lambda: len(b.events) == 12)
+    assert [event for event in b.events if isinstance(event, ev.TasksArrived)] == arrive
+
+
 # ---- what is told when it does not
 
 
@@ -266,6 +294,25 @@ def test_what_was_not_said_yet_to_a_neighbour_that_went_is_told(pair: Pair) -> N
     a.links.set_neighbours({})
     told = [ev.TasksUndelivered("b", 6, "the link is down"), ev.ResultsUndelivered("b", results)]
     assert a.events == told and not a.exchange.speak()
+
+
+def test_what_a_shaped_link_holds_for_a_neighbour_that_went_is_told_and_never_reaches_its_next_life(
+    shaped_pair: Callable[[Shape], Pair],
+) -> None:
+    pair, results = shaped_pair(Shape(latency_s=1.0)), (Result(1, 0, 1, 1, 0.5),)
+    a = pair.a
+    a.exchange.hand_over(fx.SendTasks("b", 6, (TASK,)), [FEATURE])
+    a.exchange.pass_on(fx.SendResults("b", results))
+    a.exchange.tell(fx.SendThresholds("b", 1, (0.5, 0.5)))
+    a.links.set_neighbours({})
+    assert a.events == [ev.TasksUndelivered("b", 6, "the link is down"), ev.ResultsUndelivered("b", results)]
+    assert a.timers.wait_s(a.now, 60.0) == 60.0, "nothing is to be sent any more"
+    pair.b = pair.make("b")
+    pair.introduce()
+    a.exchange.tell(fx.SendThresholds("b", 2, (0.5, 0.5)))
+    a.pass_time(1.5)
+    pair.until(lambda: pair.b.events)
+    assert pair.b.events == [ev.ThresholdsReceived(2, (0.5, 0.5), "a")]
 
 
 def test_what_is_sent_before_the_neighbour_knows_us_waits_for_it(pair: Pair) -> None:
@@ -389,6 +436,24 @@ def test_a_bad_message_is_counted_and_does_no_harm(pair: Pair, frames: list[wire
     assert pair.b.events == [ev.ReportReceived(pair.a.report())] and not pair.b.stored
     count, last = pair.b.exchange.refused["a"]
     assert count == 1 and complaint in last
+
+
+def test_a_message_that_does_not_fit_takes_none_of_those_behind_it_along(pair: Pair) -> None:
+    a, b = pair.a, pair.b
+    wrong = [
+        wire.encode(fx.SendReport("c", a.report())),
+        wire.encode(fx.SendThresholds("b", 1, (0.5,))),
+        wire.encode(fx.SendTasks("b", 1, (TASK,)), [FEATURE[:1]]),
+    ]
+    for number, frames in enumerate(wrong, 2):
+        good = wire.encode(fx.SendTasks("b", number, (TASK,)), [FEATURE])
+        assert a.links.send("b", [*frames, *good])
+    unread = wire.encode(fx.SendThresholds("b", 2, (0.5, 0.5)))
+    assert a.links.send("b", [*wire.encode(fx.SendReport("b", a.report())), b"garbage", *unread])
+    pair.settle()
+    arrived = [ev.TasksArrived((TASK,), "a", number) for number in (2, 3, 4)]
+    assert b.events == [*arrived, ev.ReportReceived(a.report())]
+    assert b.exchange.refused["a"][0] == 4
 
 
 # ---- emulated slowness

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mdi_exit import assembly, compute
+from mdi_exit import assembly, compute, wire
 from mdi_exit.compute import PreparedNet
 from mdi_exit.compute.torch_runner import TorchRunner
 from mdi_exit.config import Experiment, load_experiment
@@ -98,6 +98,22 @@ def test_a_payload_that_comes_right_behind_the_news_that_it_was_delivered_stays(
     node._arrived(ev.TimerFired("the news"))
     node._keep((task,), [image])
     assert node._payloads == {task.key: image}
+    node.stop()
+
+
+def test_hand_overs_that_come_together_are_one_round_of_events(
+    prepared: PreparedNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = Life(flood(), prepared, "n1", 0, time.time(), None)
+    node = Node(life, life.runner(), "127.0.0.1")
+    image = np.zeros(life.prepared.features.shape(0), life.prepared.features.dtype(0))
+    rounds: list[int] = []
+    monkeypatch.setattr(node, "_handle_events", lambda: rounds.append(len(node._events)))
+    tasks = [Task(n, 0, 1, image.nbytes) for n in (1, 2, 3, 2)]
+    sent = [wire.encode(fx.SendTasks("n1", n, (task,)), [image]) for n, task in enumerate(tasks)]
+    node.exchange.take_in("n2", [frame for frames in sent for frame in frames])
+    assert not node.exchange.refused and len(node._events) == 4
+    assert rounds == [3], "before the second payload of task 2, since the news before it may let go of the first"
     node.stop()
 
 

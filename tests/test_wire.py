@@ -28,6 +28,7 @@ from mdi_exit.runtime.fit import check_fit, check_groups
 EXITS = 5
 WORKERS = ("a", "b")
 LINK = Way("a", "b", "", 0.0, (), (0.5,) * EXITS)  # no channel
+BACK = Way("b", "a", "", 0.0, (), (0.5,) * EXITS)
 AIR = Way("a", "b", "air", 0.3, (0.1,) * EXITS, (0.5,) * EXITS)
 MEASURED = Measurement("b", 0, 3, (0.01,) * EXITS, (("a", (0.1,) * EXITS),), (9.0,) * EXITS, (4.5,) * EXITS)
 REPORT = WorkerReport("b", 4, 0, (0, 1, 2, 0, 0), (0, 3, 0, 0, 0), 0.002, 1, 2)
@@ -41,7 +42,7 @@ MESSAGES: list[wire.LinkMessage] = [
     ),
     fx.SendReport("a", REPORT),
     fx.SendThresholds("b", 2, (0.5, 0.6, 0.7, 0.8)),
-    fx.SendPrices("b", Prices(2, WORKERS, ((1.0,) * EXITS, (0.5,) * EXITS), (AIR, LINK))),
+    fx.SendPrices("b", Prices(2, WORKERS, ((1.0,) * EXITS, (0.5,) * EXITS), (AIR, BACK))),
     fx.SendMeasurements("b", (MEASURED,)),
 ]
 TENSORS = [np.arange(8, dtype=np.float16).reshape(2, 2, 2), np.ones((2, 2, 2), np.float16)]
@@ -306,6 +307,8 @@ def test_messages_that_come_together_are_told_apart_up_to_one_that_is_bad() -> N
         fx.SendPrices("b", Prices(2, ("a",), ((1.0,) * EXITS,), (replace(LINK, share=(0.5,)),))),
         fx.SendPrices("b", Prices(2, ("a",), ((1.0,) * EXITS,), (replace(LINK, air_s=AIR.air_s),))),
         fx.SendPrices("b", Prices(2, ("a",), ((1.0,) * EXITS,), (AIR,) * 5)),
+        fx.SendPrices("b", Prices(2, ("a",), ((1.0,) * EXITS,), (AIR, LINK))),
+        fx.SendPrices("b", Prices(2, ("a",), ((1.0,) * EXITS,), (replace(AIR, receiver="a"),))),
         fx.SendMeasurements("b", (replace(MEASURED, worker="z"),)),
         fx.SendMeasurements("b", (replace(MEASURED, links=(("z", (0.1,) * EXITS),)),)),
         fx.SendMeasurements("b", (replace(MEASURED, links=(("a", (1e-310,) * EXITS),)),)),

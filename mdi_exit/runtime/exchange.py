@@ -24,11 +24,14 @@ from mdi_exit.runtime.links import Links
 from mdi_exit.runtime.receiver import Receiver
 from mdi_exit.runtime.timers import Timers
 from mdi_exit.shaping import Shape, Shaper
-from mdi_exit.wire import FRAMES_MAX, MESSAGE_BYTES_MAX, Buffer, LinkMessage, Tensor, WireError, decode, encode
+from mdi_exit.wire import FRAMES_MAX, Buffer, LinkMessage, Tensor, WireError, decode, encode
 
 _SLOWEST_BPS = 4e6  # what is expected of a link of which nothing is known
 _ANSWERED_MAX = 1_024  # hand-overs answered lately, to answer a repeated one again; windows keep far below
 _RESULTS_MAX = 1_024  # results in one message; more go in several
+# What is said together arrives together, once all of it is there. So only small things are: a bundle ends when it has
+# passed this, and before what is larger. No hand-over of a window waits for all, nor an answer for what is said later.
+_BUNDLE_BYTES = 1 << 15
 
 # Names of timers: ("answer", neighbour, transfer_id) and ("release", number, 0).
 TimerName = tuple[str, Any, int]
@@ -150,13 +153,14 @@ class Exchange:
         return release_s
 
     def _send(self, message: LinkMessage, frames: list[Buffer], size_bytes: int) -> None:
-        """Send with the next `speak`: what is said together wakes both ends, and ZeroMQ's threads, once."""
+        """Send by the next `speak`: small things said together wake both ends, and ZeroMQ's threads, once."""
         to = message.to
         if not self._links.reaches(to):
             self._not_sent(message)
             return
         bundle = self._bundles.setdefault(to, _Bundle())
-        if len(bundle.frames) + len(frames) > FRAMES_MAX or bundle.size_bytes + size_bytes > MESSAGE_BYTES_MAX:
+        full = max(bundle.size_bytes, size_bytes) > _BUNDLE_BYTES or len(bundle.frames) + len(frames) > FRAMES_MAX
+        if full and bundle.messages:
             self._speak_to(to)
             bundle = self._bundles[to] = _Bundle()
         bundle.messages.append(message)
@@ -195,6 +199,9 @@ class Exchange:
 
     def _neighbour_down(self, name: str) -> None:
         self._take_back(self._bundles.pop(name, _Bundle()))  # its next life is not who it was meant for
+        for number in [number for number, held in self._held.items() if held.message.to == name]:
+            self._timers.cancel(("release", number, 0))
+            self._not_sent(self._held.pop(number).message)
         for to, transfer_id in [key for key in self._started if key[0] == name]:
             self._give_up(to, transfer_id)
 
@@ -210,15 +217,24 @@ class Exchange:
     # ---- messages
 
     def take_in(self, sender: str, frames: Sequence[Buffer]) -> None:
-        """Take in what a neighbour said; a bad message is counted, dropped with what came behind, and does no harm."""
+        """Take in what a neighbour said; a bad message is counted, dropped, and does no harm.
+
+        What came behind it is taken in, unless the bad one cannot be read: nobody knows where it ends.
+        """
         try:
             for message, tensors in decode(frames):
-                check_fit(message, self._features.exits, self._workers)
-                self._check_sender(sender, message)
-                self._take(sender, message, tensors)
+                try:
+                    check_fit(message, self._features.exits, self._workers)
+                    self._check_sender(sender, message)
+                    self._take(sender, message, tensors)
+                except WireError as error:
+                    self._refuse(sender, error)
         except WireError as error:
-            count, _ = self.refused.get(sender, (0, ""))
-            self.refused[sender] = (count + 1, str(error))
+            self._refuse(sender, error)
+
+    def _refuse(self, sender: str, error: WireError) -> None:
+        count, _ = self.refused.get(sender, (0, ""))
+        self.refused[sender] = (count + 1, str(error))
 
     def taken_in(self) -> None:
         """Nothing more is there just now: the results of all messages are one event."""

@@ -111,9 +111,11 @@ def _check_prices(prices: ty.Prices, exits: int, workers: Collection[str]) -> No
     _require(all(0 <= part <= 1 for way in prices.ways for part in way.share), "a share is out of range")
     numbers = [*(pi for row in prices.pi for pi in row), *(x for way in prices.ways for x in (way.nu, *way.air_s))]
     _require(all(0 <= number < math.inf for number in numbers), "a price is out of range")
-    ends = [end for way in prices.ways for end in (way.sender, way.receiver)]
-    _require(all(name in workers for name in (*prices.workers, *ends)), "prices of a worker that is not there")
-    twice = len(set(prices.workers)) < len(prices.workers) or len(prices.ways) > len(workers) ** 2
+    ends = [(way.sender, way.receiver) for way in prices.ways]
+    names = (*prices.workers, *(name for pair in ends for name in pair))
+    _require(all(name in workers for name in names), "prices of a worker that is not there")
+    _require(all(sender != receiver for sender, receiver in ends), "a price of a way from a worker to itself")
+    twice = len(set(prices.workers)) < len(prices.workers) or len(set(ends)) < len(ends)
     _require(not twice, "a price given twice")
 
 

@@ -11,7 +11,6 @@ of it at once.
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 import time
 from collections import deque
@@ -26,6 +25,7 @@ from mdi_exit.core import events as ev
 from mdi_exit.core.types import Task, TaskKey
 from mdi_exit.dataset import UnreadableImage
 from mdi_exit.journal import CoreName, Header, JournalError, JournalWriter, Step
+from mdi_exit.runtime.bell import Bell
 from mdi_exit.runtime.computer import Computed, Computer
 from mdi_exit.runtime.exchange import Exchange
 from mdi_exit.runtime.life import Life
@@ -72,10 +72,8 @@ class Node:
         with contextlib.ExitStack() as opened:
             if self._images is not None:
                 opened.callback(self._images.close)
-            self._bell, self._rope = socket.socketpair()
-            for end in (self._bell, self._rope):
-                opened.callback(end.close)
-                end.setblocking(False)
+            self._bell = Bell()
+            opened.callback(self._bell.close)
             if life.journals:
                 header = Header(life.name, life.epoch, experiment.plain())
                 self._journal = opened.enter_context(JournalWriter(life.journals, header))
@@ -88,8 +86,8 @@ class Node:
             self._arrived, self._keep, life.receiver(), life.coders(),
         )  # fmt: skip
         self.tally.travels_bytes = self.exchange.travels_bytes
-        self._computer = Computer(runner, self._wake, alone=len(experiment.topology.workers) == 1)
-        self._solver = Solver(life, self._wake) if life.is_source and experiment.offloading.uses_prices else None
+        self._computer = Computer(runner, self._bell.ring, alone=len(experiment.topology.workers) == 1)
+        self._solver = Solver(life, self._bell.ring) if life.is_source and experiment.offloading.uses_prices else None
         self._do = self._doing()
         self._thread = threading.Thread(target=self._run, name="node", daemon=True)
 
@@ -114,7 +112,7 @@ class Node:
                 future.set_exception(error)
 
         self._calls.append((answer, future))
-        self._wake()
+        self._bell.ring()
         if self._closed:
             self._refuse_calls()
         return future
@@ -126,7 +124,7 @@ class Node:
     def stop(self) -> None:
         """End the loop and close everything; a second call does nothing."""
         self._stopping = True
-        self._wake()
+        self._bell.ring()
         if self._thread.ident is None:
             self._close()
         else:
@@ -179,11 +177,6 @@ class Node:
             while True:
                 self._calls.popleft()[1].set_exception(LifeOver(f"{self.life.name} has ended"))
 
-    def _wake(self) -> None:
-        # When the bell is full it is ringing, when it is gone there is nobody to wake.
-        with contextlib.suppress(OSError):
-            self._rope.send(b"!")
-
     def _take_in_messages(self) -> None:
         for _ in range(_MESSAGES_MAX):
             if (message := self.links.receive()) is None:
@@ -193,7 +186,7 @@ class Node:
         self._handle_events()
 
     def _answer_bell(self) -> None:
-        self._bell.recv(4096)
+        self._bell.heard()
         while self._calls:
             self._calls.popleft()[0]()
             self._handle_events()
@@ -246,7 +239,8 @@ class Node:
         self._events.append(("controller", event))
 
     def _keep(self, tasks: tuple[Task, ...], tensors: list[Tensor]) -> None:
-        self._handle_events()  # what the sender said before may let go of the very same payloads
+        if any(task.key in self._payloads for task in tasks):
+            self._handle_events()  # what the sender said before may let go of the very same payloads
         self._payloads.update(zip([task.key for task in tasks], tensors, strict=True))
 
     def _computed(self, done: Computed, beside_s: float) -> None:
