@@ -234,6 +234,29 @@ class TestPrices:
             for policy in (BackPressure(service="max_weight"), DualBackPressure(kappa=0)):
                 assert runs(policy, Worker({1: 9, 2: 1}, overtaken={2: overtaken})) == answer
 
+    def test_what_was_overtaken_is_no_reason_to_keep_everything_here(self) -> None:
+        for overtaken in (0, 900):
+            view = Worker({3: 10}, beside_s=0.001, overtaken={3: overtaken})
+            assert sends(DualBackPressure(kappa=0), view, Neighbour(tasks={3: 4})) == 3
+
+    def test_what_is_worked_out_once_is_what_would_be_worked_out_each_time(self) -> None:
+        class Forgetful(dict[str, Any]):
+            def __setitem__(self, key: str, value: Any) -> None:
+                pass
+
+        def digest(forgetful: bool) -> list[Any]:
+            world = mesh_world(7, admission=FillQueue(queue_target=9), offloading=DualBackPressure(), data_max=400)
+            said: list[Any] = []
+            for core in world.workers.values():
+                core._delays.beside_s = 0.001
+                if forgetful:
+                    core.memo = Forgetful()
+            world._observe = lambda now, node, event, effects: said.append((now, node, effects))
+            world.run(8.0)
+            return said
+
+        assert digest(False) == digest(True)
+
     def test_a_worker_knows_how_many_came_since(self) -> None:
         core = worker("m", offloading=DualBackPressure())
         admit(core, *range(5))  # the first is computed, or on its way

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import random
 from pathlib import Path
 
 import numpy as np
@@ -260,6 +261,21 @@ def test_shares_that_differ_are_told_small_ones_too() -> None:
     desk.open()
     told = [bool(desk.handle(solved(share))) for share in (0.0, 0.01, 0.06, 0.065, 0.5, 0.53, 0.4)]
     assert told == [True, False, True, False, True, False, True]
+
+
+def test_noise_is_not_told_where_many_flows_are_as_good() -> None:
+    """In a mesh of equal workers, the solver may split the flow anyhow."""
+    experiment = load_experiment("find-rate", {"topology": "3-node-mesh", "offloading": "dual_backpressure"})
+    solve = price_solver(experiment, load_card(experiment), TRACE.payload_bytes)
+    noise, desk = random.Random(1), PriceDesk()
+    desk.open()
+    splits, told = set(), 0
+    for _ in range(20):
+        times_s = [tuple(0.02 * noise.uniform(0.98, 1.02) for _ in range(EXITS)) for _ in range(3)]
+        found = solve(fx.SolvePrices(tuple(measured(f"n{n}", row) for n, row in enumerate(times_s, 1)), ()))
+        splits.add(tuple(way.share for way in found.ways))
+        told += bool(desk.handle(ev.PricesSolved(found)))
+    assert len(splits) > 1 and told == 1
 
 
 # ---- that they reach everybody

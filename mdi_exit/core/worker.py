@@ -264,7 +264,6 @@ class WorkerCore(Standing):
             # As many as wait go together, but nobody who comes meanwhile waits long for them.
             in_time = int(self._options.group_s / max(self._delays.segment_s(k), 1e-9))
             tasks = self._tasks.start_computing(side, k, max(1, min(self._options.group_max, in_time)))
-            self.memo.clear()
             if self._flood.ways:
                 self._dealt.note(k, len(tasks), self.name, self._now)
             self._effects.append(fx.RunSegment(k, tasks))
