@@ -88,7 +88,7 @@ def _alike(one: Prices, other: Prices) -> bool:
 
 
 def _numbers(prices: Prices) -> list[float]:
-    """What decides, in the worth of a fresh datum; half of the tasks count for as much. Shares of other links are one of
-    many solutions as good, and the solver's choice changes with every noise."""
+    """What decides, in the worth of a fresh datum; half of the tasks count for as much. Shares of other links are one
+    of many solutions as good, and the solver's choice changes with every noise."""
     ways = [(w.nu * max(w.air_s), *(2 * part for part in w.share)) for w in prices.ways if w.channel]
     return [number for row in (*prices.pi, *ways) for number in row]
