@@ -270,7 +270,8 @@ def test_the_first_segment_is_opened_once_for_all_nodes(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(compute, "open_runner", noted)
     monkeypatch.setattr(overhead, "processor_s", timed)
-    monkeypatch.setattr(overhead, "_stretch", lambda seconds: 2.0)
+    spells = iter([(1.0, 0.75), (1.0, 0.75), (2.0, 0.5)])  # half of the processor; the mean of 1.33, 1.33 and 4 is 2.2
+    monkeypatch.setattr(overhead, "_spell", lambda seconds: next(spells))
     assert overhead.measure(life, 1.0) == pytest.approx(Overhead(0.004, 0.002, 0.003))
     assert len(opened) == 1 and len(seen) == 9 and len({first for first, _ in seen}) == 1
 

@@ -60,11 +60,14 @@ def measure(life: Life, seconds: float) -> Overhead:
     settings: list[tuple[dict[str, tuple[int, ...]], bool]] = [({_FIRST: every}, False)]
     if exits > 1:
         settings += [({_FIRST: every}, True), ({_FIRST: every[:1], _SECOND: every[1:]}, True)]
-    stretches, found = list[float](), list[list[float]]()
+    spells, found = list[tuple[float, float]](), list[list[float]]()
     for _ in range(_TURNS):
-        stretches.append(_stretch(each_s))
+        spells.append(_spell(each_s))
         found.append([processor_s(life, first, hosted, deep, each_s) for hosted, deep in settings])
-    stretch = statistics.fmean(stretches)
+    # Of all spells together: what a device does follows its mean share of the processor. The mean of their stretches
+    # counts a spell in which others had the processor several times over, and then all that was measured is too long.
+    passed_s, used_s = (sum(times) for times in zip(*spells, strict=True))
+    stretch = max(1.0, passed_s / max(1e-6, used_s))
     taken = [stretch * statistics.median(times) for times in zip(*found, strict=True)]
     return apart(taken[0], taken[1], taken[2], exits) if exits > 1 else Overhead(datum_s=taken[0])
 
@@ -250,10 +253,10 @@ def _answered(source: Node, runners: Iterable[_StandIn], more_than: int, within_
     return found
 
 
-def _stretch(seconds: float) -> float:
-    """How long a second of processor time takes here."""
+def _spell(seconds: float) -> tuple[float, float]:
+    """Seconds that passed, and seconds of processor time in them, for one who wants all there is."""
     began_s, used_s = time.monotonic(), time.thread_time()
     until_s = began_s + seconds
     while time.monotonic() < until_s:
         pass
-    return max(1.0, (time.monotonic() - began_s) / max(1e-6, time.thread_time() - used_s))
+    return time.monotonic() - began_s, time.thread_time() - used_s
