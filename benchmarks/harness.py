@@ -45,12 +45,18 @@ class Options:
     graph: Path | None = None
 
 
-def options(benchmark: str, question: str, repetitions: int, graph: bool = False) -> Options:
+def options(
+    benchmark: str,
+    question: str,
+    repetitions: int,
+    graph: bool = False,
+    quick: str = "a smaller run of the same thing, within a minute",
+) -> Options:
     """Read the command line; `repetitions` is how many a full measurement takes, a quick one takes one."""
     parser = argparse.ArgumentParser(prog=f"benchmarks/{benchmark}.py", description=question)
     if graph:
         parser.add_argument("--graph", type=Path, help="measure this topology file or experiment in the graphs' stead")
-    parser.add_argument("--quick", action="store_true", help="a smaller run of the same thing, within a minute")
+    parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument(
         "--out", type=Path, default=Path("runs") / f"benchmark-{benchmark}", help="folder of the results"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -77,13 +78,50 @@ def test_a_plan_that_keeps_its_promise_meets_the_goal(
         (100, 120, {}),  # too much promised
         (100, 80, {}),  # too little
         (100, 100, {"lost": 1}),
-        (100, 100, {"left": {**NOTHING, "mounts": 1}}),
+        (100, 100, {"left": {**NOTHING, "mounts": 1, "files": 2}}),
     ],
 )
 def test_what_misses_a_goal_is_said_to(
     bench: ModuleType, planned_per_s: float, predicted_per_s: float, changes: dict[str, Any]
 ) -> None:
     assert bench.summarise(rows(bench, planned_per_s, predicted_per_s, **changes))["goal_met"] == 0
+
+
+def test_what_is_left_of_a_lab_is_counted_once_for_both_of_its_runs(
+    bench: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = rows(bench, 100, 100, left={**NOTHING, "mounts": 1, "files": 2})
+    measured += [{**row, "repetition": 1, "left": {**NOTHING, "mounts": 1}} for row in measured]
+    summary = bench.summarise(measured)
+    assert summary["left"] == 2 * 3 + 2 * 1  # of two labs, twice
+    bench.show(measured, summary)
+    assert "0 namespaces, 4 mounts, 0 control groups, 4 files." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [("--repetitions", "2"), ("--quick", "--repetitions", "2")])
+def test_who_runs_first_on_a_lab_changes(
+    bench: ModuleType, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    orders = []
+
+    def measured(devices: dict[str, float], methods: list[str], seed: int, quick: bool) -> list[dict[str, Any]]:
+        orders.append((len(devices), seed, methods))
+        assert quick == ("--quick" in words)
+        made = {row["method"]: row for row in rows(bench, 100, 100)}
+        return [made[method] for method in methods]
+
+    monkeypatch.setattr(bench, "why_not", lambda: "")
+    monkeypatch.setattr(bench, "measure", measured)
+    monkeypatch.setattr(sys, "argv", ["benchmarks/lab.py", "--out", str(tmp_path), *words])
+    bench.benchmark()
+    planned, even = ["planned", "even"], ["even", "planned"]
+    if "--quick" in words:  # one lab, and of two devices
+        assert orders == [(2, 0, planned), (2, 1, even)]
+    else:
+        assert orders == [(5, 0, planned), (5, 0, even), (5, 1, planned), (5, 1, even)]
+    kept = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert {(row["cluster"], row["repetition"]) for row in kept["rows"]} >= {("4x", 0), ("4x", 1)}
+    assert kept["summary"]["goal_met"] == 1
 
 
 def test_a_run_that_had_to_find_its_rate_counts_by_its_second_half(bench: ModuleType) -> None:

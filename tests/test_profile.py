@@ -6,10 +6,12 @@ import contextlib
 import dataclasses
 import time
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from mdi_exit import compute
@@ -24,7 +26,7 @@ from mdi_exit.errors import UserError
 from mdi_exit.runtime import overhead
 from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.node import Node
-from mdi_exit.runtime.probe import Prober, SliceTimes, WayTimes, summary
+from mdi_exit.runtime.probe import Prober, SliceTimes, WayTimes, _waits, summary
 from mdi_exit.runtime.profiling import SLICES_MAX, Profiled, profile, slices_to_time
 
 from .test_cli import here, mdi_exit, refused
@@ -165,7 +167,9 @@ def test_what_cannot_be_profiled_is_one_line(
 def test_the_runtime_is_timed_by_a_node_s_own_loop() -> None:
     experiment = load_experiment("near-optimal", {"topology": "2-node"})
     life = Life(experiment, compute.prepare(experiment.model), "n2", 0, time.time())
-    assert overhead.processor_s(life, {"first": (1, 2, 3, 4, 5)}, True, 1.0) > 0  # it did run: data were answered
+    assert (
+        overhead.processor_s(life, overhead.FirstSegment(life), {"first": (1, 2, 3, 4, 5)}, True, 1.0) > 0
+    )  # it did run: data were answered
 
 
 def _ahead(source: Node) -> int:
@@ -185,7 +189,9 @@ def test_data_that_nobody_answers_are_not_charged_to_those_that_are_answered(mon
         return found
 
     monkeypatch.setattr(overhead, "_answered", noted)
-    assert overhead.processor_s(life, {"first": (1,), "second": (2, 3, 4, 5)}, True, 1.0) > 0
+    assert (
+        overhead.processor_s(life, overhead.FirstSegment(life), {"first": (1,), "second": (2, 3, 4, 5)}, True, 1.0) > 0
+    )
     assert len(ahead) == 2 and max(ahead) <= 12 + 2 * 4
 
 
@@ -233,3 +239,79 @@ def test_a_slice_is_told_of_where_it_is_not_the_sum_of_its_segments() -> None:
     assert set(found.slice_s) >= {"2-3"} and "1-2" not in found.slice_s
     assert found.slice_s["2-3"] == 4.0
     assert found.segment_s[1] == pytest.approx((9 + 17) / 18) and found.available_bytes == 10**9
+
+
+def test_whose_processor_time_counts() -> None:
+    """That of a thread says nothing of what others do, nor of a device that sleeps or is a GPU."""
+
+    def waits(runner: Any = None, **runtime: Any) -> bool:
+        experiment = load_experiment("near-optimal")
+        changed = dataclasses.replace(experiment, runtime=dataclasses.replace(experiment.runtime, **runtime))
+        return _waits(Life(changed, compute.prepare(experiment.model), "n1", 0, time.time()), runner)
+
+    assert not waits() and not waits(device="cpu", threads_per_worker=1)
+    assert waits(threads_per_worker=2) and waits(device="cuda:1")
+    assert waits(PacedRunner(Stopped((1,)), [0.001] * Stopped((1,)).exits, 0.0, Random(0)))
+    assert waits(device="auto") == torch.cuda.is_available()
+
+
+def test_the_first_segment_is_opened_once_for_all_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = load_experiment("near-optimal", {"topology": "2-node"})
+    life = Life(experiment, compute.prepare(experiment.model), "n2", 0, time.time())
+    opening, opened, seen = compute.open_runner, list[Any](), list[Any]()
+
+    def noted(*given: Any, **named: Any) -> Any:
+        opened.append(opening(*given, **named))
+        return opened[-1]
+
+    def timed(life: Life, first: overhead.FirstSegment, hosted: Any, deep: bool, seconds: float) -> float:
+        seen.append((first, tuple(hosted)))
+        return {(1, False): 0.003, (1, True): 0.007, (2, True): 0.010}[len(hosted), deep]
+
+    monkeypatch.setattr(compute, "open_runner", noted)
+    monkeypatch.setattr(overhead, "processor_s", timed)
+    spells = iter([(1.0, 0.75), (1.0, 0.75), (2.0, 0.5)])  # half of the processor; the mean of 1.33, 1.33 and 4 is 2.2
+    monkeypatch.setattr(overhead, "_spell", lambda seconds: next(spells))
+    assert overhead.measure(life, 1.0) == pytest.approx(Overhead(0.004, 0.002, 0.003))
+    assert len(opened) == 1 and len(seen) == 9 and len({first for first, _ in seen}) == 1
+
+
+def test_what_a_stand_in_does_is_none_of_the_runtime_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is the answer that it makes up."""
+    experiment = load_experiment("near-optimal", {"topology": "2-node"})
+    life = Life(experiment, compute.prepare(experiment.model), "n2", 0, time.time())
+    stand_in = overhead._StandIn((1, 2), life.prepared.features, overhead.FirstSegment(life))
+    repeat = np.repeat
+
+    def slowly(*given: Any, **named: Any) -> Any:
+        until_s = time.thread_time() + 0.02
+        while time.thread_time() < until_s:
+            pass
+        return repeat(*given, **named)
+
+    monkeypatch.setattr(np, "repeat", slowly)
+    readings, features = stand_in.run(2, np.zeros((3, *stand_in.feature_shape(1)), np.float32))
+    assert len(readings) == 3 and features is not None and features.shape == (3, *stand_in.feature_shape(2))
+    assert stand_in.used_s >= 0.02
+
+
+@pytest.mark.parametrize("cause", [UserError("the journal is full"), ZeroDivisionError("a bug")])
+def test_what_ends_a_node_s_turn_is_heard_of(cause: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = load_experiment("near-optimal", {"topology": "2-node"})
+    life = Life(experiment, compute.prepare(experiment.model), "n2", 0, time.time())
+    turn, turns = Node.turn, 0
+
+    def fails(node: Node, longest_s: float) -> bool:
+        nonlocal turns
+        turns += 1
+        if turns > 20:
+            raise cause
+        return turn(node, longest_s)
+
+    monkeypatch.setattr(Node, "turn", fails)
+    with pytest.raises(type(cause), match=str(cause)):
+        overhead.processor_s(life, overhead.FirstSegment(life), {"first": (1, 2, 3, 4, 5)}, True, 1.0)
+    if isinstance(cause, UserError):
+        turns = 0
+        with pytest.raises(UserError, match="n2: the journal is full"):
+            Prober().time_runtime(life, 1.0)

@@ -479,7 +479,8 @@ def test_curves_of_one_epoch_can_be_seen(tmp_path: Path, monkeypatch: pytest.Mon
 def test_training_can_start_from_a_checkpoint_and_add_an_autoencoder(trained: Path, tmp_path: Path) -> None:
     options = [word for word in TRAINING if word not in ("--bottleneck", "1:4:2")]
     base, _ = checkpoint.load(trained / "net" / "net")
-    words = ("train", "--data", trained / "data.zip", *options, "--epochs", "1", "--init", trained / "net" / "net")
+    words: tuple[str | Path, ...] = ("train", "--data", trained / "data.zip", *options, "--epochs", "1")
+    words = (*words, "--init", trained / "net" / "net")
     slow = ("--lr", "1e-6", "--ema-decay", "0", "--bottleneck", "2:4:2")  # next to nothing is learnt
     assert invoke(*words, *slow, "--out", tmp_path / "more") == 0
     network, card = checkpoint.load(tmp_path / "more" / "net")
@@ -492,6 +493,66 @@ def test_training_can_start_from_a_checkpoint_and_add_an_autoencoder(trained: Pa
             invoke(*words, "--out", tmp_path / "other", option, value)
     with pytest.raises(UserError, match="none"):
         invoke(*words[:-1], tmp_path / "none", "--out", tmp_path / "other")
+
+
+def test_a_card_says_what_its_network_started_from(trained: Path, tmp_path: Path) -> None:
+    """And where what is held out was held out there, too, and where not."""
+    base = trained / "net" / "net"
+    sha = Card.load(base.with_suffix(".json")).weights_sha256
+    words = ("train", "--data", trained / "data.zip", *TRAINING, "--epochs", "1", "--init")
+    flatters = "trained on other data or another split: what is held out here may have been trained on there"
+
+    def remarks(name: str, *more: str | Path) -> tuple[str, bool]:
+        status, output = said(*words, *(more or (base,)), "--out", tmp_path / name)
+        assert status == 0
+        latest = Card.load(tmp_path / name / "latest.json").remarks
+        final = Card.load(tmp_path / name / "net.json").remarks
+        assert final.startswith(latest)
+        return final, f"mdi-exit: warning: --init {base}: {flatters}" in output
+
+    assert remarks("same") == (f"starts from net ({sha[:12]})", False)
+    other = write_images(tmp_path / "other.zip", 40, seed=9)
+    others: list[tuple[str, str | Path]] = [("--seed", "4"), ("--validation-share", "0.2"), ("--data", other)]
+    for number, changed in enumerate(others):
+        told, warned = remarks(f"{number}", base, *changed)
+        assert told == f"starts from net ({sha[:12]}), {flatters}" and warned
+    longer, _ = remarks("same", base, "--epochs", "2")
+    assert longer == f"starts from net ({sha[:12]}); resumed with another --epochs: 1 in epochs 1-1, 2 in epochs 2-2"
+    again, warned = remarks("again", tmp_path / "0" / "net", "--seed", "4")
+    assert again.endswith(f"; of that its card says: starts from net ({sha[:12]}), {flatters}") and not warned
+
+
+def test_a_run_from_before_runs_could_tell_goes_on(tmp_path: Path) -> None:
+    """Its state file knows neither bf16 nor init: it computed in fp32 on processors, from fresh weights."""
+    path = tmp_path / "state.pt"
+    run(settings(epochs=1), path)
+    state = torch.load(path, weights_only=True)
+    for key in ("bf16", "init"):
+        del state["fingerprint"][key]
+    torch.save(state, path)
+    with pytest.raises(fit.TrainingError, match=r"\(bf16: False -> True, init: none -> abc\)"):
+        run(settings(epochs=1, bf16=True, init="abc"), path)
+    run(settings(epochs=2), path)
+    again = torch.load(path, weights_only=True)
+    assert (again["epochs_done"], again["fingerprint"]["bf16"], again["fingerprint"]["init"]) == (2, False, "")
+    del again["fingerprint"]["cutout"]  # what nobody can know is no "none"
+    torch.save(again, path)
+    with pytest.raises(fit.TrainingError, match=r"\(cutout: not told -> 4\)"):
+        run(settings(epochs=2), path)
+
+
+def test_who_does_not_say_which_arithmetic_goes_on_with_that_of_the_run(tmp_path: Path) -> None:
+    """As on another device than before; a new run is fp32 on a processor."""
+
+    def computed(name: str) -> bool:
+        return bool(torch.load(tmp_path / name, weights_only=True)["fingerprint"]["bf16"])
+
+    run(settings(epochs=1, bf16=None), tmp_path / "new.pt")
+    run(settings(epochs=1, bf16=True), tmp_path / "bf16.pt")
+    run(settings(epochs=2, bf16=None), tmp_path / "bf16.pt")
+    assert (computed("new.pt"), computed("bf16.pt")) == (False, True)
+    with pytest.raises(fit.TrainingError, match="bf16: True -> False"):
+        run(settings(epochs=3, bf16=False), tmp_path / "bf16.pt")
 
 
 def test_bf16_is_another_run_whose_weights_are_close(tmp_path: Path) -> None:

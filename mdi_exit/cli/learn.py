@@ -54,7 +54,8 @@ def train(
     bf16: Annotated[
         Optional[bool],
         typer.Option(
-            "--bf16/--fp32", help="Arithmetic of a step; default: bf16 on an accelerator, fp32 on processors."
+            "--bf16/--fp32",
+            help="Arithmetic of a step; default: as in the run that goes on; in a new one bf16 on accelerators alone.",
         ),
     ] = None,
     test: _Test = None,

@@ -23,7 +23,16 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of glibc's mallopt
 _KEPT_BYTES = 32 << 20  # of freed memory; the most that mallopt takes
 
-__all__ = ["BACKENDS", "ComputeError", "PreparedNet", "SegmentRunner", "open_runner", "prepare", "readings"]
+__all__ = [
+    "BACKENDS",
+    "ComputeError",
+    "PreparedNet",
+    "SegmentRunner",
+    "on_processor",
+    "open_runner",
+    "prepare",
+    "readings",
+]
 
 
 def open_runner(prepared: PreparedNet, hosted: Sequence[int], threads: int = 1, device: str = "cpu") -> SegmentRunner:
@@ -45,6 +54,15 @@ def open_runner(prepared: PreparedNet, hosted: Sequence[int], threads: int = 1, 
         c_library.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
         c_library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
     return runner
+
+
+def on_processor(device: str) -> bool:
+    """Whether `open_runner` computes on the processor for this `device`, one that it takes."""
+    if device != "auto":
+        return device == "cpu"
+    from mdi_exit.compute.torch_runner import device_of
+
+    return device_of(device).type == "cpu"
 
 
 def _open(prepared: PreparedNet, hosted: Sequence[int], threads: int, device: str) -> SegmentRunner:

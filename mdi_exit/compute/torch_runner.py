@@ -34,7 +34,7 @@ class TorchRunner(NetRunner):
         device: str = "cpu",
     ) -> None:
         super().__init__(hosted, features, temperatures)
-        self._device = _device(device)
+        self._device = device_of(device)
         if self._device.type == "cpu":
             torch.set_num_threads(threads)
         else:
@@ -84,7 +84,8 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of that name, which may be "auto". Raises ComputeError for one that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

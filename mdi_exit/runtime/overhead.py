@@ -28,7 +28,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdi_exit import assembly, compute
-from mdi_exit.compute import SegmentRunner
 from mdi_exit.compute.base import FeatureShapes
 from mdi_exit.config import Experiment
 from mdi_exit.core.events import AdmissionOpened, RoutesChanged
@@ -57,15 +56,18 @@ _QUEUED = 12  # data waiting for the first segment; as many more may be in fligh
 def measure(life: Life, seconds: float) -> Overhead:
     """Measure on this machine for so long, or until there are answers. Raises UserError when nothing can listen."""
     exits, each_s = life.experiment.exits, seconds / (4 * _TURNS)
-    every = tuple(range(1, exits + 1))
+    every, first = tuple(range(1, exits + 1)), FirstSegment(life)
     settings: list[tuple[dict[str, tuple[int, ...]], bool]] = [({_FIRST: every}, False)]
     if exits > 1:
         settings += [({_FIRST: every}, True), ({_FIRST: every[:1], _SECOND: every[1:]}, True)]
-    stretches, found = list[float](), list[list[float]]()
+    spells, found = list[tuple[float, float]](), list[list[float]]()
     for _ in range(_TURNS):
-        stretches.append(_stretch(each_s))
-        found.append([processor_s(life, hosted, deep, each_s) for hosted, deep in settings])
-    stretch = statistics.fmean(stretches)
+        spells.append(_spell(each_s))
+        found.append([processor_s(life, first, hosted, deep, each_s) for hosted, deep in settings])
+    # Of all spells together: what a device does follows its mean share of the processor. The mean of their stretches
+    # counts a spell in which others had the processor several times over, and then all that was measured is too long.
+    passed_s, used_s = (sum(times) for times in zip(*spells, strict=True))
+    stretch = max(1.0, passed_s / max(1e-6, used_s))
     taken = [stretch * statistics.median(times) for times in zip(*found, strict=True)]
     return apart(taken[0], taken[1], taken[2], exits) if exits > 1 else Overhead(datum_s=taken[0])
 
@@ -78,10 +80,23 @@ def apart(shallow_s: float, deep_s: float, apart_s: float, exits: int) -> Overhe
     return Overhead(max(0.0, shallow_s - task_s), task_s, max(0.0, (apart_s - deep_s) / 2))
 
 
-class _StandIn:
-    """A SegmentRunner that computes the first segment whatever is asked for, and counts the processor time of that."""
+class FirstSegment:
+    """The first segment, opened once for all nodes, each of which may compute in a thread of its own."""
 
-    def __init__(self, hosted: tuple[int, ...], features: FeatureShapes, first: SegmentRunner) -> None:
+    def __init__(self, life: Life) -> None:
+        self._runner = compute.open_runner(life.prepared, (1,), device=life.experiment.runtime.device)
+        self._one_at_a_time = threading.Lock()
+
+    def run(self, count: int) -> None:
+        with self._one_at_a_time:
+            self._runner.run(1, np.zeros((count, *self._runner.feature_shape(0)), np.uint8))
+
+
+class _StandIn:
+    """A SegmentRunner that computes the first segment whatever is asked for, and counts the processor time of that and
+    of the answer: what it does in a run's stead is none of the runtime's."""
+
+    def __init__(self, hosted: tuple[int, ...], features: FeatureShapes, first: FirstSegment) -> None:
         self.hosted, self.exits = hosted, features.exits
         self._features, self._first = features, first
         self.used_s = 0.0
@@ -95,11 +110,12 @@ class _StandIn:
 
     def run(self, k: int, batch: NDArray[Any]) -> tuple[list[ExitReading], NDArray[np.float32] | None]:
         began_s = time.thread_time()
-        self._first.run(1, np.zeros((len(batch), *self._features.shape(0)), np.uint8))
-        self.used_s += time.thread_time() - began_s
+        self._first.run(len(batch))
         answer = self._answers.get(k)
         readings = [ExitReading(0.5, 0, 0.5)] * len(batch)
-        return readings, None if answer is None else np.repeat(answer, len(batch), axis=0)
+        features = None if answer is None else np.repeat(answer, len(batch), axis=0)
+        self.used_s += time.thread_time() - began_s
+        return readings, features
 
 
 class _SameImage(Images):
@@ -127,8 +143,13 @@ class _Life(Life):
         return _SameImage(self.prepared.features.shape(0))
 
 
-def processor_s(life: Life, hosted: Mapping[str, tuple[int, ...]], deep: bool, seconds: float) -> float:
-    """Processor seconds, without computing, of a datum for nodes that host these and are given as many as they take."""
+def processor_s(
+    life: Life, first: FirstSegment, hosted: Mapping[str, tuple[int, ...]], deep: bool, seconds: float
+) -> float:
+    """Processor seconds, without computing, of a datum for nodes that host these and are given as many as they take.
+
+    Raises what ended a node, which is a UserError where the user can help it.
+    """
     given = life.experiment
     options = given.worker_options[life.name]
     in_flight = _QUEUED + 2 * options.group_max * options.link_window
@@ -148,7 +169,7 @@ def processor_s(life: Life, hosted: Mapping[str, tuple[int, ...]], deep: bool, s
         data_max=None,
         runtime=dataclasses.replace(given.runtime, port_base=None),
     )
-    runners = {name: _stand_in(life, segments) for name, segments in hosted.items()}
+    runners = {name: _StandIn(segments, life.prepared.features, first) for name, segments in hosted.items()}
     with _nodes(life, experiment, runners) as nodes:
         source = nodes[_FIRST]
 
@@ -164,16 +185,11 @@ def processor_s(life: Life, hosted: Mapping[str, tuple[int, ...]], deep: bool, s
         return (ended_s - began_s) / max(1, after - before)
 
 
-def _stand_in(life: Life, hosted: tuple[int, ...]) -> _StandIn:
-    first = compute.open_runner(life.prepared, (1,), device=life.experiment.runtime.device)
-    return _StandIn(hosted, life.prepared.features, first)
-
-
 @contextlib.contextmanager
 def _nodes(life: Life, experiment: Experiment, runners: Mapping[str, _StandIn]) -> Iterator[dict[str, Node]]:
     nodes: dict[str, Node] = {}
-    ending = threading.Event()
-    loops = threading.Thread(target=_turns, args=(nodes, ending), name="nodes", daemon=True)
+    ending, failures = threading.Event(), list[BaseException]()
+    loops = threading.Thread(target=_turns, args=(nodes, ending, failures), name="nodes", daemon=True)
     try:
         for name, runner in runners.items():
             own = _Life(experiment, life.prepared, name, 0, time.time())
@@ -186,9 +202,11 @@ def _nodes(life: Life, experiment: Experiment, runners: Mapping[str, _StandIn]) 
             loops.join()
         for node in nodes.values():
             node.stop()
+        if failures:  # whoever called into the node was told no more than that it has ended
+            raise failures[0]
 
 
-def _turns(nodes: Mapping[str, Node], ending: threading.Event) -> None:
+def _turns(nodes: Mapping[str, Node], ending: threading.Event, failures: list[BaseException]) -> None:
     """The loops of all nodes in one thread: two would fight for the interpreter's lock, and those of a run do not.
 
     A node of a run that gives what it can has something to compute in most of its turns, and takes in then what has
@@ -202,6 +220,8 @@ def _turns(nodes: Mapping[str, Node], ending: threading.Event) -> None:
             for name, node in nodes.items():
                 if busy[name] or longest_s or turn % _PASSED_OVER == 0:
                     busy[name] = node.turn(longest_s)
+    except BaseException as error:  # whatever it is, it is raised where this is waited for
+        failures.append(error)
     finally:
         for node in nodes.values():  # whoever calls into one then hears that it has ended
             node.stop()
@@ -233,10 +253,10 @@ def _answered(source: Node, runners: Iterable[_StandIn], more_than: int, within_
     return found
 
 
-def _stretch(seconds: float) -> float:
-    """How long a second of processor time takes here."""
+def _spell(seconds: float) -> tuple[float, float]:
+    """Seconds that passed, and seconds of processor time in them, for one who wants all there is."""
     began_s, used_s = time.monotonic(), time.thread_time()
     until_s = began_s + seconds
     while time.monotonic() < until_s:
         pass
-    return max(1.0, (time.monotonic() - began_s) / max(1e-6, time.thread_time() - used_s))
+    return time.monotonic() - began_s, time.thread_time() - used_s

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from mdi_exit import compute
 from mdi_exit.compute import SegmentRunner
 from mdi_exit.compute.pacing import PacedRunner
 from mdi_exit.devices import Overhead, slice_name
@@ -41,7 +42,7 @@ _PING, _PONG, _DATA, _LAST, _END = b"p", b"o", b"d", b"l", b"e"
 class SliceTimes:
     """How long a device takes for a datum, as one of a group of `group_max`.
 
-    Means, not medians: what now and then takes long costs throughput too. Where the processor does the work they are of
+    Means, not medians: what now and then takes long costs throughput too. Where one thread does the work they are of
     its time, times how long a second of that took meanwhile: a control group stops a process every few milliseconds,
     and which segment that hits is chance, or worse, where passes keep step with it, always the same.
     """
@@ -253,8 +254,10 @@ def summary(found: Mapping[tuple[int, ...], Sequence[Sequence[float]]], availabl
 
 
 def _waits(life: Life, runner: SegmentRunner) -> bool:
-    """Whether it is not this machine's processor that does the work: then its time says nothing."""
-    return isinstance(runner, PacedRunner) or life.experiment.runtime.device != "cpu"
+    """Whether it is not the calling thread that does the work: then its processor time says nothing."""
+    runtime = life.experiment.runtime
+    helped = runtime.threads_per_worker > 1 or not compute.on_processor(runtime.device)
+    return isinstance(runner, PacedRunner) or helped
 
 
 def _passes(

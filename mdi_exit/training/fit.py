@@ -55,7 +55,9 @@ class TrainingConfig:
     cutout: int  # pixels, 0 for none
     early_crop: int  # pixels, 0 for none: side of the crops that the first epochs are trained on, to save time
     early_crop_share: float  # of the epochs
-    bf16: bool  # of the forward and backward pass; weights and their averages stay fp32
+    # Of the forward and backward pass; weights and their averages stay fp32. None: as in the run that is continued, and
+    # in a new one on accelerators alone; on processors it is not always faster.
+    bf16: bool | None
     init: str  # SHA-256 of the weights it starts from, "" for fresh ones
     seed: int
 
@@ -108,10 +110,14 @@ def fit(
     Continues from `state_path` where that holds the same run. Raises TrainingError when it holds another one, and
     when the loss is no longer a number.
     """
+    state = _read(state_path, device) if state_path.exists() else None
+    if config.bf16 is None:
+        as_before = device != "cpu" if state is None else bool(state["fingerprint"]["bf16"])
+        config = dataclasses.replace(config, bf16=as_before)
     fingerprint = _fingerprint(config, images, labels)
     run = _start(config, device, initial or {})
-    if state_path.exists():
-        _restore(run, state_path, fingerprint, device)
+    if state is not None:
+        _restore(run, state, state_path, fingerprint)
     pixels, targets = torch.from_numpy(images), torch.from_numpy(labels)
     step: Callable[[Tensor, Tensor], Tensor] = _TrainingStep(config, run.network)
     if compiled:
@@ -173,7 +179,7 @@ def _train_epoch(
         chosen = order[number * config.batch_size : (number + 1) * config.batch_size]
         batch = augment(images[chosen].to(device), config.padding, crop, config.cutout, generator)
         run.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bool(config.bf16)):
             loss = loss_of(batch.contiguous(memory_format=torch.channels_last), labels[chosen].to(device))
         loss.backward()  # type: ignore[no-untyped-call]
         run.optimizer.step()
@@ -218,6 +224,8 @@ def _differences(there: dict[str, Any], asked: dict[str, Any]) -> list[str]:
 
 
 def _brief(value: str | None) -> str:
+    if value is None:
+        return "not told"  # by one of another version
     return textwrap.shorten(value or "none", 60, placeholder=" ...")
 
 
@@ -251,12 +259,18 @@ def _store(run: _Run, path: Path, fingerprint: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def _restore(run: _Run, path: Path, fingerprint: dict[str, Any], device: str) -> None:
+def _read(path: Path, device: str) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        theirs = state["fingerprint"]
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        # Before runs could tell, all were of fresh weights, and of bf16 on accelerators alone.
+        state["fingerprint"] = {"bf16": device != "cpu", "init": "", **state["fingerprint"]}
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise TrainingError(f"{path}: not a readable training state; remove it to start anew") from error
+    return state
+
+
+def _restore(run: _Run, state: dict[str, Any], path: Path, fingerprint: dict[str, Any]) -> None:
+    theirs = state["fingerprint"]
     if theirs != fingerprint:
         raise TrainingError(
             f"{path}: holds another run ({', '.join(_differences(theirs, fingerprint))}); "

@@ -22,7 +22,7 @@ from mdi_exit.errors import UserError
 from mdi_exit.machine import command_line
 from mdi_exit.models import checkpoint
 from mdi_exit.models.card import BottleneckConfig, Card, CardError, ModelConfig
-from mdi_exit.models.files import weights_path
+from mdi_exit.models.files import resolve, weights_path
 from mdi_exit.models.multi_exit import MultiExitNetwork
 from mdi_exit.training import console, fit, plots
 from mdi_exit.training.calibrate import figures_of, measure_test
@@ -30,6 +30,7 @@ from mdi_exit.training.evaluate import exit_logits
 from mdi_exit.training.split import data_sum, stratified_split
 
 STATE_FILE = "training-state.pt"
+_OTHER_SPLIT = "trained on other data or another split: what is held out here may have been trained on there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,7 @@ def run_training(options: TrainOptions) -> Card:
     """
     device = console.prepare_device(options.device, options.threads)
     outputs.check_folder(options.out)
-    config = dataclasses.replace(
-        _training_config(options), bf16=device != "cpu" if options.bf16 is None else options.bf16
-    )
+    config = _training_config(options)
     base = _base(options.init, config.model) if options.init is not None else None
     images, labels, classes = console.load_arrays(options.data, options.image_size, "train")
     chosen, held = stratified_split(labels, options.validation_share, options.seed)
@@ -97,6 +96,8 @@ def run_training(options: TrainOptions) -> Card:
         command=command_line(),
         machine=console.machine_in_words(device),
     )
+    if base is not None and options.init is not None:
+        card = dataclasses.replace(card, remarks=_origin(options.init, base[1], card))
     if options.test is not None:  # what is wrong with it is told now: it is measured after hours of training
         tested = ImageDataset.open(options.test, options.image_size, "test")
         console.require_classes(card, tested.classes, options.test)
@@ -105,7 +106,8 @@ def run_training(options: TrainOptions) -> Card:
     with outputs.writing(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
         average, history = _fit(options, config, card, (images[chosen], labels[chosen]), validation, device, initial)
-        card = dataclasses.replace(card, epochs=len(history), remarks=changes_of_plan(history))
+        remarks = "; ".join(filter(None, (card.remarks, changes_of_plan(history))))
+        card = dataclasses.replace(card, epochs=len(history), remarks=remarks)
         checkpoint.save(path, average, card)
     network, card = checkpoint.load(path)
     network.to(device)
@@ -196,7 +198,7 @@ def _training_config(options: TrainOptions) -> fit.TrainingConfig:
         cutout=options.cutout,
         early_crop=options.early_crop,
         early_crop_share=options.early_crop_share,
-        bf16=bool(options.bf16),
+        bf16=options.bf16,
         init="",
         seed=options.seed,
     )
@@ -214,6 +216,16 @@ def _base(init: str, model: ModelConfig) -> tuple[MultiExitNetwork, Card]:
                 f"{words} {asked}: --init {init} is a network of {words} {theirs}, and they have to be the same"
             )
     return network, card
+
+
+def _origin(init: str, base: Card, card: Card) -> str:
+    """What a card says of the checkpoint that its training started from; warns where that flatters its figures."""
+    words = f"starts from {resolve(init).stem} ({base.weights_sha256[:12]})"
+    splits = [(each.seed, each.validation_share, each.data_images) for each in (base, card)]
+    if splits[0] != splits[1] or base.data_sum not in ("", card.data_sum):  # old cards have no sum
+        words += f", {_OTHER_SPLIT}"
+        console.warn(f"--init {init}: {_OTHER_SPLIT}, and then accuracies, temperatures and thresholds flatter")
+    return f"{words}; of that its card says: {base.remarks}" if base.remarks else words
 
 
 def _fitted(model: ModelConfig, images: NDArray[np.uint8], classes: tuple[str, ...]) -> ModelConfig:
