@@ -79,7 +79,7 @@ def experiment(lab: state.State) -> dict[str, Any]:
         "offloading": "backpressure",  # with fill_queue it finds what the devices can give
         "admission": "fill_queue",
         # To tell four neighbours of itself twenty times a second takes a quarter of a device with a tenth of a core;
-        # told twice a second, a line of devices waits for news with a fifth of its bottleneck's time unused (measured).
+        # told twice a second, a line of devices waits for news.
         # A device whose quota is used up answers when its next period begins, up to 20 ms later; with one hand-over
         # under way at a time a link would wait for that, and carry less than it can.
         "worker": {"gossip_s": 0.1, "link_window": 4},

@@ -26,7 +26,7 @@ from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.record import Observer, Progress, RunAborted, RunRecord
 from mdi_exit.runtime.signals import Interrupt
 
-_LOOK_S = 0.5  # how often everybody is asked how they stand; each time costs a worker a millisecond and more
+_LOOK_S = 0.5  # how often everybody is asked how they stand, which takes some of a worker's time
 _GIVE_UP_S = 5.0  # for the controller to close its ledger once it was told to, and for workers to say what they did
 _HURRY_S = 1.0  # the same when the user is impatient
 

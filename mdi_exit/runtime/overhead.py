@@ -7,8 +7,8 @@ second of processor time takes here: one second where nobody else wants the proc
 tenth of it. Groups and windows are those of the experiment. Design: ours.
 
 Every segment is stood in for by the first one, which any worker can hold: it has to be computed, as a loop that does
-nothing else finds all it needs in the processor's caches and has its groups full, and then a task takes half of what it
-takes in a run, a hand-over of a group a third (measured). The data in flight are bounded: the first of two nodes has
+nothing else finds all it needs in the processor's caches and has its groups full, and then a task or a hand-over takes
+less than in a run. The data in flight are bounded: the first of two nodes has
 less to do for a datum, and what it worked ahead would be charged to the few that are answered. All is measured in turns
 and the median taken, since a node that has just begun, or a busy moment of the machine, can cost twice as much.
 """
@@ -48,6 +48,8 @@ _TURNS = 3  # an odd number, of which the median is one of them
 _WARM_UP = 0.25  # of the time, in which queues fill
 _LOOKS = 60.0  # so many times longer than it should take, somebody may wait for a device's first answers
 _STEP_S = 0.02
+# Where one of two nodes computes, an idle one looks for messages every so many turns only: apart it would sleep meanwhile,
+# and looks would be charged to it. A judgement: the looks that a run's node makes are not known.
 _PASSED_OVER = 4
 _IDLE_S = 0.001  # where neither of two nodes computes, one waits so long while the other's messages may come
 _QUEUED = 12  # data waiting for the first segment; as many more may be in flight as two windows of groups hold
