@@ -48,8 +48,8 @@ _TURNS = 3  # an odd number, of which the median is one of them
 _WARM_UP = 0.25  # of the time, in which queues fill
 _LOOKS = 60.0  # so many times longer than it should take, somebody may wait for a device's first answers
 _STEP_S = 0.02
-# Where one of two nodes computes, an idle one looks for messages every so many turns only: apart it would sleep meanwhile,
-# and looks would be charged to it. A judgement: the looks that a run's node makes are not known.
+# Where one of two nodes computes, an idle one looks for messages every so many turns only: apart it would sleep, and
+# looks would be charged to it. A judgement: how often a run's node looks is not known.
 _PASSED_OVER = 4
 _IDLE_S = 0.001  # where neither of two nodes computes, one waits so long while the other's messages may come
 _QUEUED = 12  # data waiting for the first segment; as many more may be in flight as two windows of groups hold
