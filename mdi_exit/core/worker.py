@@ -73,7 +73,7 @@ class WorkerCore(Standing):
         self.memo.clear()
         if len(self.output) or len(self.either):
             self._start_sends()
-        if not self._tasks.computing:
+        if not self._tasks.computing and any(self.backlogs):
             self._start_compute()
         return self._effects
 
