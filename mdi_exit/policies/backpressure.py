@@ -9,6 +9,7 @@ queues by more than computing would while the processors of both ends handle it 
 
 from __future__ import annotations
 
+import operator
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -159,15 +160,14 @@ def _worth_sending(
     """
     best, best_weight = None, 0.0
     output, either = view.output.counts, view.either.counts
-    here, there, hosted = view.backlogs, neighbour.backlogs, view.hosted
-    pays, paid = view.prices(view.name), view.prices(neighbour.name)
-    handling_s = view.beside_s if kappa is not None else 0.0
+    here, there = view.backlogs, neighbour.backlogs
+    pays, paid = (view.prices(view.name), view.prices(neighbour.name)) if price_scale else ((), ())
     air = way if way and way.channel else None
     for k in neighbour.accepts:
         i = k - 1
         if not (output[i] or either[i]):
             continue
-        weight = here[i] - there[i] + price_scale * (pays[i] - paid[i])
+        weight = here[i] - there[i] + (price_scale * (pays[i] - paid[i]) if price_scale else 0.0)
         if way and not air and way.share[i] and _within_share(view, neighbour, way, k):
             weight += _FOR_A_WAY
         if weight <= 0:  # what follows only lowers it
@@ -176,10 +176,10 @@ def _worth_sending(
             weight -= price_scale * air.nu * air.air_s[i]
         else:  # half of what is on its way will be done as it comes; on the air _ON_AIR_MAX_S bounds it
             weight -= neighbour.under_way(k) / 2
-        if k in hosted:  # what cannot be computed here must go
+        if k in view.hosted:  # what cannot be computed here must go
             weight -= theta
-            if handling_s and weight > 0:
-                weight -= _computed_meanwhile(view, _most_relieving(view, price_scale, kappa or 0.0)[0], k)
+            if weight > 0 and kappa is not None and view.beside_s:
+                weight -= _computed_meanwhile(view, _most_relieving(view, price_scale, kappa)[0], k)
         if weight <= 0:
             continue
         weight /= max(air.air_s[i] if air else neighbour.segment_delay_s(k), _SHORTEST_S)
@@ -253,4 +253,4 @@ def _most_relieving(view: WorkerView, price_scale: float, kappa: float) -> tuple
 
 def _by_turns(free: Sequence[NeighbourT]) -> list[NeighbourT]:
     """Whoever has least is asked first; equals in the order they are listed."""
-    return sorted(free, key=lambda neighbour: neighbour.input_queue)
+    return sorted(free, key=operator.attrgetter("input_queue"))
