@@ -28,6 +28,6 @@ class Gossip:
     def worth_telling(self, tasks: Custody, versions: tuple[int, int]) -> bool:
         """Say, once per gossip period, whether anything changed or a heartbeat is due."""
         self._ticks += 1
-        state = (len(tasks.input), len(tasks.output), len(tasks.either), *versions)
+        state = (tasks.input.length, tasks.output.length, tasks.either.length, *versions)
         changed, self._told = state != self._told, state
         return changed or self._ticks % _HEARTBEAT_TICKS == 0

@@ -47,11 +47,7 @@ class Neighbour:
     declined: bool = False  # the policy said no and its retry time has not passed
     quarantined: bool = False
     quarantine_s: float = 0.0  # the last quarantine's length; 0 while the link is good
-
-    @property
-    def input_queue(self) -> int:
-        """I_m, as last reported, and what is on its way there."""
-        return sum(self.waiting) + sum(self.handed)
+    input_queue: int = 0  # I_m, as last reported, and what is on its way there: a sum that policies order by
 
     def under_way(self, k: int) -> int:
         """Tasks for segment k on their way there."""
@@ -69,6 +65,7 @@ class Neighbour:
         self.epoch, self.sequence = report.epoch, report.sequence
         self.waiting, self.output, self.compute_delay_s = report.waiting, report.output, report.compute_delay_s
         self.backlogs = tuple(map(operator.add, report.waiting, report.output))
+        self.input_queue = sum(report.waiting) + sum(self.handed)
         return True
 
     def quarantine(self, limits: Limits) -> float:
@@ -124,4 +121,5 @@ class Neighbourhood:
         transfer = neighbour.transfers.pop(transfer_id, None) if neighbour else None
         if neighbour and transfer:
             neighbour.handed[transfer.tasks[0][1].k - 1] -= len(transfer.tasks)
+            neighbour.input_queue -= len(transfer.tasks)
         return neighbour, transfer

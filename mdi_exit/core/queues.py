@@ -14,17 +14,17 @@ class TaskQueue:
     delivered returns to the place it had.
     """
 
-    __slots__ = ("_all_sides", "_length", "_segments", "counts")
+    __slots__ = ("_all_sides", "_segments", "counts", "length")
 
     def __init__(self, exits: int, all_sides: list[int] | None = None) -> None:
         """`all_sides` is kept up, too: how many tasks wait per segment, over all sides."""
         self._segments: tuple[deque[tuple[int, Task]], ...] = tuple(deque() for _ in range(exits))
         self._all_sides = [0] * exits if all_sides is None else all_sides
         self.counts = [0] * exits  # of tasks that wait here, per segment 1..K: policies look at them at every event
-        self._length = 0
+        self.length = 0  # also `len`, which takes longer: the core looks at it at every event
 
     def __len__(self) -> int:
-        return self._length
+        return self.length
 
     def oldest(self, segments: tuple[int, ...]) -> int | None:
         """Return the segment, among `segments`, whose head has waited longest; None when all are empty."""
@@ -63,4 +63,4 @@ class TaskQueue:
     def _changed(self, k: int, by: int) -> None:
         self.counts[k - 1] += by
         self._all_sides[k - 1] += by
-        self._length += by
+        self.length += by

@@ -47,7 +47,7 @@ class WorkerCore(Standing):
         self._exit_policy, self._offloading, self._rng = exit_policy, offloading_policy, rng
         self._options, self._limits, self._epoch = options, limits, epoch
         self._transfers = epoch << 32  # numbers of hand-overs never repeat, also not after a restart
-        self._gossip = Gossip(name, epoch)
+        self._gossip, self._next_gossip = Gossip(name, epoch), fx.SetTimer("gossip", options.gossip_s)
         self._effects: list[fx.WorkerEffect] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.TasksArrived: self._tasks_arrived,
@@ -71,7 +71,7 @@ class WorkerCore(Standing):
         self._effects, self._now = [], now
         self._handlers[type(event)](event)
         self.memo.clear()
-        if len(self.output) or len(self.either):
+        if self._tasks.output.length or self._tasks.either.length:
             self._start_sends()
         if not self._tasks.computing and any(self.backlogs):
             self._start_compute()
@@ -178,7 +178,7 @@ class WorkerCore(Standing):
         if event.routes.version <= known:
             return
         if known < 0:
-            self._effects.append(fx.SetTimer("gossip", self._options.gossip_s))
+            self._effects.append(self._next_gossip)
             if self._offloading.uses_prices:
                 self._effects.append(fx.SetTimer("measure", self._options.measure_s))
         for transfer in self._neighbours.replace(event.routes):
@@ -200,7 +200,7 @@ class WorkerCore(Standing):
                 self._effects += self._results.retry()
 
     def _tell_neighbours(self) -> None:
-        self._effects.append(fx.SetTimer("gossip", self._options.gossip_s))
+        self._effects.append(self._next_gossip)
         if self._gossip.worth_telling(self._tasks, self._versions):
             report = self._report()
             self._effects += [fx.SendReport(name, report) for name in self._neighbours.routes.report_to]
@@ -241,6 +241,7 @@ class WorkerCore(Standing):
         transfer = neighbour.transfers[self._transfers] = self._tasks.start_sending(k, self._group(neighbour, k))
         sent = [Task(t.data_id, t.attempt, k, t.payload_bytes, t.hops + 1, t.arm, t.seen) for _, t in transfer.tasks]
         neighbour.handed[k - 1] += len(sent)
+        neighbour.input_queue += len(sent)
         self._delays.handled += len(sent)
         if self._flood.ways:
             self._dealt.note(k, len(sent), neighbour.name, self._now)
