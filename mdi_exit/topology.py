@@ -158,6 +158,7 @@ def routes(
     A task for segment k goes to a neighbour that hosts k, or to one that is strictly nearer to a worker that does,
     counted in links over living workers, so that no task can go in circles; a result goes to neighbours that are
     strictly nearer to the source. Neighbours are in the file's order: those that are nearer are all one link nearer.
+    What the source makes known reaches each worker once, by as few links as can be.
     To a worker that is `leaving` nothing new is sent; it still hands on what it has.
     """
     present = [worker for worker in topology.workers if worker in alive]
@@ -167,6 +168,7 @@ def routes(
     hosts = [[w for w in present if k in hosted[w] and w not in leaving] for k in range(1, exits + 1)]
     to_segment = [_hops_to(ways, workers) for workers in hosts]
     to_source = _hops_to(ways, [topology.source] if topology.source in present else [])
+    news_to = _tree(graph, topology.source)
     answer = {}
     rank = {worker: number for number, worker in enumerate(present)}
     for worker in present:
@@ -182,6 +184,7 @@ def routes(
             toward_source=tuple(m for m in open_to if _nearer(to_source, m, worker)),
             report_to=tuple(into),
             peers=tuple(sorted({*out, *into}, key=rank.__getitem__)),
+            news_to=tuple(sorted(news_to.get(worker, ()), key=rank.__getitem__)),
         )
     return answer
 
@@ -194,6 +197,15 @@ def _unit(values: list[float], size: float) -> list[float]:
 
 def _nearer(hops: Mapping[str, int], m: str, worker: str) -> bool:
     return hops.get(m, math.inf) < hops.get(worker, math.inf)
+
+
+def _tree(graph: nx.DiGraph[str], root: str) -> dict[str, list[str]]:
+    """Of each worker, those whose shortest way from the root leads over it last; news go against a link, too."""
+    if root not in graph:
+        return {}
+    import networkx as nx
+
+    return dict(nx.bfs_successors(graph.to_undirected(as_view=True), root))
 
 
 def _hops_to(graph: nx.DiGraph[str], targets: list[str]) -> dict[str, int]:

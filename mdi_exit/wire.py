@@ -85,7 +85,8 @@ def encode(message: LinkMessage, tensors: Sequence[Tensor] = (), encoding: str =
         described.append((_DTYPE_CODE[tensor.dtype], tensor.shape, 1))
         whole = tensor if tensor.flags.c_contiguous else np.ascontiguousarray(tensor)
         frames.append(whole.data.cast("B") if tensor.size else b"")
-    frames[0] = _packed((VERSION, _in_columns(message), described))
+    # Prices are made as floats of 4 bytes: large, told to everybody, and made anew before any digit beyond counts.
+    frames[0] = _packed((VERSION, _in_columns(message), described), isinstance(message, fx.SendPrices))
     return frames
 
 
@@ -210,8 +211,8 @@ def unpack(data: Buffer) -> Any:
     return _unpacked(data, PACKED_BYTES_MAX)
 
 
-def _packed(value: object) -> bytes:
-    packed: bytes = msgpack.packb(value, default=_tagged)
+def _packed(value: object, short_floats: bool = False) -> bytes:
+    packed: bytes = msgpack.packb(value, default=_tagged, use_single_float=short_floats)
     return packed
 
 

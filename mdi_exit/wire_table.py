@@ -14,7 +14,7 @@ from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core import types as ty
 
-VERSION = 6  # of the header and of TABLE; raised whenever a tag, a field or its meaning changes
+VERSION = 7  # of the header and of TABLE; raised whenever a tag, a field or its meaning changes
 
 TABLE: dict[int, type[Any]] = {
     # values inside others
@@ -163,9 +163,18 @@ def _reader_of_enum(kind: type[Enum]) -> _Reader:
 
 def _writer(kind: type[Any]) -> Callable[[Any], tuple[object, ...]]:
     names = [field.name for field in fields(kind)]
+    if kind in (ty.Prices, ty.Way):  # most of a large message are zeros and ones
+        return lambda value: tuple([_short(getattr(value, name)) for name in names])
     if len(names) > 1:
         return operator.attrgetter(*names)
     return lambda value: tuple(getattr(value, name) for name in names)
+
+
+def _short(value: Any) -> Any:
+    """The same with 0.0 and 1.0 as whole numbers: a byte each. `_read_float` makes floats of them again."""
+    if type(value) is tuple:
+        return tuple([_short(entry) for entry in value])
+    return int(value) if value in (0.0, 1.0) and type(value) is float else value
 
 
 def _reader_of_fields(kind: type[Any]) -> _Reader:

@@ -13,13 +13,13 @@ import pytest
 from mdi_exit.config import load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
-from mdi_exit.core.types import ExitReading, Limits, Prices, Way, WorkerOptions
+from mdi_exit.core.types import ExitReading, Limits, Prices, Routes, Way, WorkerOptions
 from mdi_exit.core.views import ExitDecision
 from mdi_exit.policies.backpressure import BackPressure, DualBackPressure
 from mdi_exit.policies.control import FillQueue, PiControl
 from mdi_exit.policies.exit import DriftPlusPenalty
 
-from .worlds import SURE, UNSURE, admit, done, mesh_world, of, only, report, task, worker
+from .worlds import EXITS, SURE, UNSURE, admit, done, mesh_world, of, only, report, task, worker
 
 RNG = random.Random(0)
 ALL = (1.0, 1.0, 1.0)  # a share of a way that nothing holds back
@@ -229,6 +229,26 @@ class TestPrices:
         broken = Worker({1: 9, 2: 6}, air=way, toward=(Neighbour(quarantined=True),), dealt_of=(46.0, 100.0))
         assert runs(DualBackPressure(kappa=0), broken) == 1, "nobody is there to leave it to"
 
+    def test_beyond_its_part_a_late_segment_is_worth_no_more_to_the_processor_than_an_early_one(self) -> None:
+        for channel in ("", "air"):
+            way = Way("n", "m", channel, 0.0, (0.004,) * 3, (0.0, 0.0, 1.0))
+            for computed, answer in ((3, 3), (4, 1)):  # where links should have them all
+                view = Worker({1: 6, 3: 6}, air=way, toward=(Neighbour(),), dealt_of=(10.0 - computed, 10.0))
+                assert runs(DualBackPressure(kappa=3), view) == answer, (channel, computed)
+
+    def test_on_a_channel_what_a_way_is_short_of_its_part_counts_for_it(self) -> None:
+        def view(handed: float) -> Worker:
+            ways = {name: Way("n", name, "air", 0.0, (0.004,) * 3, (0.5,) * 3) for name in "mq"}
+            return Worker({1: 9}, ways=ways, dealt_of=(handed, 20.0))
+
+        behind, ahead = Neighbour("m", tasks={1: 11}), Neighbour("q", tasks={1: 2})
+        assert (
+            sends(DualBackPressure(), view(5.0), behind) == 1 and sends(DualBackPressure(), view(7.0), behind) is None
+        )
+        assert (
+            sends(DualBackPressure(), view(13.0), ahead) == 1 and sends(DualBackPressure(), view(14.0), ahead) is None
+        )
+
     def test_what_was_long_overtaken_has_its_turn(self) -> None:
         for overtaken, answer in ((24, 1), (29, 1), (40, 2)):
             for policy in (BackPressure(service="max_weight"), DualBackPressure(kappa=0)):
@@ -300,10 +320,18 @@ def test_prices_are_told_again_when_reports_have_shown_for_a_while_that_they_wer
     told = core.handle(ev.PricesReceived(Prices(2, ("n",), ((1.0, 0.5, 0.2),), ()), None), 0.0)
     assert [effect.to for effect in of(told, fx.SendPrices)] == ["m", "q"]
     again = [
-        bool(of(core.handle(ev.ReportReceived(report("m", sequence=number)), 0.1), fx.SendPrices))
+        bool(of(core.handle(ev.ReportReceived(report("m", sequence=number)), number / 10), fx.SendPrices))
         for number in range(1, 24)
     ]
     assert [number for number, was in enumerate(again, 1) if was] == [11, 22], "reports overtake what is large"
+
+
+def test_whoever_came_after_the_prices_is_told_at_once() -> None:
+    core = worker("m", offloading=DualBackPressure())
+    core.handle(ev.PricesReceived(Prices(2, ("n",), ((1.0, 0.5, 0.2),), ()), None), 0.2)
+    core.handle(ev.RoutesChanged(Routes(1, (("o",),) * EXITS, (), ("o",), ("o",), ("o",))), 0.3)
+    assert only(core.handle(ev.ReportReceived(report("o")), 0.4), fx.SendPrices).to == "o"
+    assert not of(core.handle(ev.ReportReceived(report("o", sequence=2)), 0.5), fx.SendPrices)
 
 
 class TestFillQueue:

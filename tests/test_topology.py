@@ -369,6 +369,28 @@ def test_whatever_is_alive_every_hop_of_a_task_or_a_result_leads_nearer(
 
 
 @given(graphs(), st.data())
+def test_news_of_the_source_reach_everybody_once_and_by_as_few_links_as_can_be(
+    topology: Topology, data: st.DataObject
+) -> None:
+    alive = [w for w in topology.workers if w == topology.source or data.draw(st.booleans())]
+    route = routes(topology, everything(topology, 1), 1, frozenset(alive), version=0)
+    links = tuple(Link(link.a, link.b) for link in topology.links)  # news go against a one-way link, too
+    both_ways = Topology(
+        "both", topology.source, topology.workers, tuple({frozenset((k.a, k.b)): k for k in links}.values())
+    )
+    near = hops_between(both_ways, alive, topology.source)
+    heard = {topology.source: 0}
+    telling = deque([topology.source])
+    while telling:
+        n = telling.popleft()
+        for m in route[n].news_to:
+            assert m not in heard and m in route[n].peers
+            heard[m] = heard[n] + 1
+            telling.append(m)
+    assert heard == near
+
+
+@given(graphs(), st.data())
 def test_with_all_alive_any_choice_of_hops_arrives(topology: Topology, data: st.DataObject) -> None:
     host = data.draw(st.sampled_from(topology.workers))
     hosted = {worker: (1, 2) if worker == host else (1,) for worker in topology.workers}

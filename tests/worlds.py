@@ -52,7 +52,9 @@ def worker(
         random.Random(seed),
         is_source,
     )
-    core.handle(ev.RoutesChanged(Routes(0, (neighbours,) * EXITS, toward_source, neighbours, neighbours)), 0.0)
+    core.handle(
+        ev.RoutesChanged(Routes(0, (neighbours,) * EXITS, toward_source, neighbours, neighbours, neighbours)), 0.0
+    )
     return core
 
 
@@ -88,7 +90,8 @@ def mesh_routes(names: list[str], version: int = 0) -> dict[str, Routes]:
     for name in names:
         others = tuple(other for other in names if other != name)
         toward_source = () if name == names[0] else (names[0],)
-        routes[name] = Routes(version, (others,) * EXITS, toward_source, others, others)
+        news_to = others if name == names[0] else ()
+        routes[name] = Routes(version, (others,) * EXITS, toward_source, others, others, news_to)
     return routes
 
 

@@ -49,7 +49,7 @@ def price_solver(experiment: Experiment, card: Card, payload_bytes: Sequence[int
         except OptimumError:  # what is left of the network cannot finish a datum: nothing has a price
             return NO_PRICES
         priced = [(n, worker) for n, worker in enumerate(problem.workers) if worker not in asked.lost]
-        pi = tuple(tuple(found.pi[n].tolist()) for n, _ in priced)
+        pi = tuple(tuple(_short(found.pi[n])) for n, _ in priced)
         return Prices(0, tuple(worker for _, worker in priced), pi, tuple(_ways(problem, found, asked.lost)))
 
     return solve
@@ -95,14 +95,21 @@ def _ways(problem: FluidProblem, found: Optimum, lost: Collection[str]) -> Itera
         limits = channel is not None and found.load.get(f"{CHANNEL}{channel}", 0.0) >= _LIMITS
         none = np.full(problem.exits, float(limits))
         part = np.divide(found.sent_per_s[i], disposed[n], out=none, where=expected[n])
-        share = tuple(np.where(part < _NOISE, 0.0, np.minimum(part, 1.0)).tolist())
+        share = tuple(_short(np.where(part < _NOISE, 0.0, np.minimum(part, 1.0))))
         if set(link) & set(lost):
             continue
         if channel is not None and limits:
             crossing_s = np.where(np.isfinite(problem.send_s[i]), problem.send_s[i], 0.0)
-            yield Way(*link, channel, found.nu[channel], tuple(crossing_s.tolist()), share)
+            (nu,) = _short(np.array([found.nu[channel]]))
+            yield Way(*link, channel, nu, tuple(_short(crossing_s)), share)
         elif any(share):
             yield Way(*link, "", 0.0, (), share)
+
+
+def _short(numbers: Array) -> list[float]:
+    """As they travel: rounded to floats of 4 bytes, so that the source goes by the same prices as everybody."""
+    short: list[float] = numbers.astype(np.float32).tolist()
+    return short
 
 
 def _continuation(exits: int, measured: Mapping[str, Measurement]) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""What the source makes known to everybody, passed on from neighbour to neighbour: thresholds and prices."""
+"""What the source makes known to everybody, passed on along a tree of links: thresholds and prices."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from mdi_exit.core import events as ev
 from mdi_exit.core.neighbour import Neighbourhood
 from mdi_exit.core.types import NO_PRICES, Way, WorkerReport
 
-_REPORTS = 10  # of a neighbour, after which what it was told is lost
+_OVERDUE_S = 1.0  # prices are large, and slow links slow: until then they may be on their way
 
 
 class Flood:
@@ -18,11 +18,11 @@ class Flood:
         self.thresholds = ev.ThresholdsReceived(0, thresholds, None)
         self.prices = ev.PricesReceived(NO_PRICES, None)
         self._pi: dict[str, tuple[float, ...]] = {}
-        self._waited: dict[str, int] = {}  # by neighbour: reports without the prices that it was told
+        self._told_s: dict[str, float] = {}  # by neighbour: when they were told to it, or to all
         self._own = (0.0,) * (len(thresholds) + 1)  # of this worker
         self.ways: dict[str, Way] = {}  # of this worker, by receiver
 
-    def take(self, event: ev.ThresholdsReceived | ev.PricesReceived) -> list[fx.WorkerEffect]:
+    def take(self, event: ev.ThresholdsReceived | ev.PricesReceived, now: float) -> list[fx.WorkerEffect]:
         """Take news in and pass them on, unless they are old."""
         if isinstance(event, ev.ThresholdsReceived):
             if event.version <= self.thresholds.version:
@@ -31,22 +31,21 @@ class Flood:
         else:
             if event.prices.version <= self.prices.prices.version:
                 return []
-            self.prices = event
+            self.prices, self._told_s = event, {m.name: now for m in self._neighbours}
             self._pi = dict(zip(event.prices.workers, event.prices.pi, strict=True))
             self._own = self._pi.get(self._name, (0.0,) * len(self._own))
             self.ways = {way.receiver: way for way in event.prices.ways if way.sender == self._name}
-        return [self._tell(event, m.name) for m in self._neighbours if m.name != event.sender]
+        return [self._tell(event, name) for name in self._neighbours.routes.news_to if name != event.sender]
 
-    def catch_up(self, report: WorkerReport) -> list[fx.WorkerEffect]:
+    def catch_up(self, report: WorkerReport, now: float) -> list[fx.WorkerEffect]:
         """Tell a neighbour what its report shows it not to know."""
         behind: list[fx.WorkerEffect] = []
         if report.thresholds_version < self.thresholds.version:
             behind.append(self._tell(self.thresholds, report.worker))
-        if report.prices_version < self.prices.prices.version:
-            # Prices are large: on a slow link reports overtake them by the dozen.
-            waited = self._waited[report.worker] = self._waited.get(report.worker, 0) + 1
-            if waited > _REPORTS:
-                behind.append(self._tell(self.prices, report.worker))
+        overdue = now > self._told_s.get(report.worker, -_OVERDUE_S) + _OVERDUE_S
+        if report.prices_version < self.prices.prices.version and overdue:
+            self._told_s[report.worker] = now
+            behind.append(self._tell(self.prices, report.worker))
         return behind
 
     def way_to(self, name: str) -> Way | None:
@@ -60,5 +59,4 @@ class Flood:
     def _tell(self, news: ev.ThresholdsReceived | ev.PricesReceived, to: str) -> fx.WorkerEffect:
         if isinstance(news, ev.ThresholdsReceived):
             return fx.SendThresholds(to, news.version, news.thresholds)
-        self._waited[to] = 0
         return fx.SendPrices(to, news.prices)

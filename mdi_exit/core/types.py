@@ -150,6 +150,7 @@ class Routes:
     toward_source: tuple[str, ...]  # next hops for results, nearest first; empty at the source
     report_to: tuple[str, ...]  # neighbours that may hand tasks to this worker
     peers: tuple[str, ...]  # every neighbour, in either direction
+    news_to: tuple[str, ...] = ()  # neighbours that hear from this worker what the source makes known
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,8 +59,8 @@ class WorkerCore(Standing):
             ev.ReportReceived: lambda event: self._learn_from(event.report),
             ev.ResultsArrived: lambda event: self._effects.extend(self._results.route(list(event.results))),
             ev.ResultsUndelivered: self._results_undelivered,
-            ev.ThresholdsReceived: lambda event: self._effects.extend(self._flood.take(event)),
-            ev.PricesReceived: lambda event: self._effects.extend(self._flood.take(event)),
+            ev.ThresholdsReceived: lambda event: self._effects.extend(self._flood.take(event, self._now)),
+            ev.PricesReceived: lambda event: self._effects.extend(self._flood.take(event, self._now)),
             ev.MeasurementsArrived: self._pass_on,
             ev.RoutesChanged: self._routes_changed,
             ev.TimerFired: self._timer_fired,
@@ -284,7 +284,7 @@ class WorkerCore(Standing):
 
     def _learn_from(self, report: WorkerReport) -> None:
         if (neighbour := self._neighbours.get(report.worker)) is not None and neighbour.learn(report):
-            self._effects += self._flood.catch_up(report)
+            self._effects += self._flood.catch_up(report, self._now)
 
     @property
     def _versions(self) -> tuple[int, int]:

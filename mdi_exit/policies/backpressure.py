@@ -9,6 +9,7 @@ queues by more than computing would while the processors of both ends handle it 
 
 from __future__ import annotations
 
+import math
 import operator
 import random
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ _BEYOND = 4.0
 # Tasks that count for a way within its part, and against a processor beyond its own: prices say what each way is worth,
 # not how often to take which of equals, and queues short enough for short delays are too noisy to tell.
 _FOR_A_WAY, _AGAINST = 2.0, 5.0
+# On a channel all senders wait for each other: a way that is seldom used would have its turn only when so many wait for
+# it that the processor has long taken them. What it is short of its part counts for it, so many tasks at most.
+_OWED_MAX = 5.0
 _SHORT_OF = 0.01  # a share that small is the solver's noise
 # For its turn a queue counts one more for each task beyond so many that came after its first: few wait for late
 # segments, for long.
@@ -85,10 +89,11 @@ class DualBackPressure:
     link takes the one with the largest (H[n][k] - H[m][k] - theta) / D, if above 0 (what cannot be computed here:
     without theta). A hand-over costs theta in the fluid problem too, so that its prices fall by as much along the ways
     it uses, and queues need not. Ways that have had no more than about their part of the optimum's flow are favoured,
-    and what was long overtaken. Half of what is on its way to m counts with Q[m][k], and handling the hand-over at both
-    ends has to be worth its time, as in BackPressure. On a radio channel that limits the rate, it is
-    (H[n][k] - H[m][k] - theta - price_scale nu D) / D with D the time on the air, and no way gets more than its part:
-    who shares a channel cannot see what else waits for it. Before the first prices H is Q.
+    and what was long overtaken; a segment of which the processor has had more than its part loses kappa k. Half of what
+    is on its way to m counts with Q[m][k], and handling the hand-over at both ends has to be worth its time, as in
+    BackPressure. On a radio channel that limits the rate, it is (H[n][k] - H[m][k] - theta - price_scale nu D) / D with
+    D the time on the air, what a way is short of its part counts for it, and none gets more: who shares a channel
+    cannot see what else waits for it. Before the first prices H is Q.
     """
 
     uses_prices: ClassVar[bool] = True
@@ -168,7 +173,10 @@ def _worth_sending(
         if not (output[i] or either[i]):
             continue
         weight = here[i] - there[i] + (price_scale * (pays[i] - paid[i]) if price_scale else 0.0)
-        if way and not air and way.share[i] and _within_share(view, neighbour, way, k):
+        owed = _owed(view, neighbour, way, k) if way else 0.0
+        if air:
+            weight += min(_OWED_MAX, owed)
+        elif way and owed >= -_BEYOND:
             weight += _FOR_A_WAY
         if weight <= 0:  # what follows only lowers it
             continue
@@ -183,13 +191,13 @@ def _worth_sending(
         if weight <= 0:
             continue
         weight /= max(air.air_s[i] if air else neighbour.segment_delay_s(k), _SHORTEST_S)
-        if weight > best_weight and (air is None or _within_share(view, neighbour, air, k)):
+        if weight > best_weight and (air is None or owed >= -_BEYOND):
             best, best_weight = k, weight
     return best_weight, best
 
 
-def _within_share(view: WorkerView, neighbour: NeighbourView, way: Way, k: int) -> bool:
-    """Whether one more task for segment k leaves this way within its part of what is disposed of here.
+def _owed(view: WorkerView, neighbour: NeighbourView, way: Way, k: int) -> float:
+    """Tasks for segment k that this way is short of its part of what is disposed of here; below 0: beyond it.
 
     A group counts when it has left; what it was too large by, later ones wait for.
     """
@@ -198,15 +206,17 @@ def _within_share(view: WorkerView, neighbour: NeighbourView, way: Way, k: int) 
         if other.quarantined and (lost := view.way(other.name)):
             usable -= lost.share[k - 1]  # the others take over its part
     if usable < _SHORT_OF:
-        return True  # nobody is left whom the optimum sends anything
+        return _OWED_MAX  # nobody is left whom the optimum sends anything
+    if not share:
+        return -math.inf
     handed, in_all = view.dealt(neighbour.name, k)
-    return share > 0 and handed + 1 <= share / usable * (in_all + 1) + _BEYOND
+    return share / usable * (in_all + 1) - handed - 1
 
 
 def _beyond_share(view: WorkerView, k: int) -> bool:
     """Whether computing one more task for segment k exceeds the optimum's part of what is disposed of here."""
     ways = [way for m in view.neighbours_toward(k) if not m.quarantined and (way := view.way(m.name))]
-    away = sum(way.share[k - 1] for way in ways if not way.channel)
+    away = sum(way.share[k - 1] for way in ways)
     computed, in_all = view.dealt(view.name, k)
     return away > 0 and computed + 1 > (1 - away) * (in_all + 1) + _BEYOND
 
@@ -242,7 +252,7 @@ def _most_relieving(view: WorkerView, price_scale: float, kappa: float) -> tuple
         if relief < 0 and backlogs[k]:
             continue
         if relief > 0 and _beyond_share(view, k):
-            relief = max(0.0, relief - _AGAINST)
+            relief = max(0.0, relief - kappa * k - _AGAINST)
         delay_s = max(view.segment_delay_s(k), _SHORTEST_S)
         turn = (relief + max(0, view.since_oldest(k) - _PATIENCE)) / delay_s
         if best is None or turn > best_turn:
