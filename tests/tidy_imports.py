@@ -15,6 +15,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "msgpack": ("mdi_exit.wire",),
     "ray": ("mdi_exit.runtime",),
     "zmq": ("mdi_exit.runtime",),
+    "highspy": ("mdi_exit.analysis.linear",),
     "torch": ("mdi_exit.models", "mdi_exit.training", "mdi_exit.compute.torch_runner", "mdi_exit.compute.export"),
     "onnx": ("mdi_exit.compute",),
     "onnxruntime": ("mdi_exit.compute",),

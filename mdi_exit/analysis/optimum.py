@@ -16,10 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
-from scipy.sparse import csr_matrix
 
 from mdi_exit.analysis.fluid import Array, FluidProblem, OptimumError
+from mdi_exit.analysis.linear import Matrix, SolverError, solve
 
 PRICE_MAX = 1e6  # stands for no way at all; a dear way keeps its price, or the price of its links would exceed it
 _NOISE = 1e-6  # relative; what is below is the solver's tolerance
@@ -64,17 +63,20 @@ def optimum(problem: FluidProblem, hop_price: float = 0.0) -> Optimum:
     Raises OptimumError when no datum can be finished at all, and when times differ by more than a solver can bear.
     """
     lp = _programme(problem, hop_price)
-    found = linprog(lp.objective, lp.capacity, np.ones(len(lp.names)), lp.flow, np.zeros(lp.flow.shape[0]))
-    if found.status:  # never with sane times: admitting nothing is feasible, and compute times bound the rate
-        raise OptimumError(f"the solver gives up on these times ({' '.join(found.message.split())})")
-    rate, prices = float(found.x[0]), np.maximum(0.0, -found.ineqlin.marginals)
+    try:
+        found = solve(lp.objective, lp.capacity, lp.flow)
+    except (
+        SolverError
+    ) as error:  # never with sane times: admitting nothing is feasible, and compute times bound the rate
+        raise OptimumError(f"the solver gives up on these times ({error})") from error
+    rate, prices = float(found.x[0]), found.prices
     if rate < _NOISE:
         allowed = "allowed: a way from the source to a host of each segment, and back for results"
         raise OptimumError(f"no datum from {problem.source} can be finished; {allowed}")
     workers, exits = problem.compute_s.shape
     processed, sent, cost = np.zeros((workers, exits)), np.zeros((len(problem.links), exits)), np.zeros(exits)
     # by column: what a unit of it takes of each resource, at that one's price
-    charged = lp.capacity.T @ prices + np.maximum(0.0, lp.objective)
+    charged = lp.capacity.transposed(prices) + np.maximum(0.0, lp.objective)
     spent = charged * found.x
     for amounts, pairs, columns in ((processed, lp.processes, lp.p_columns), (sent, lp.sends, lp.f_columns)):
         amounts[pairs] = found.x[columns]
@@ -134,8 +136,8 @@ class _Programme:
     """
 
     objective: Array
-    flow: csr_matrix
-    capacity: csr_matrix
+    flow: Matrix
+    capacity: Matrix
     names: list[str]  # of the rows of `capacity`
     processes: _Pairs  # (n, k) of each p
     sends: _Pairs  # (l, k) of each f
@@ -153,8 +155,8 @@ def _programme(problem: FluidProblem, hop_price: float) -> _Programme:
     objective[0], objective[f_columns] = -1.0, hop_price
     unit_s = float(np.min(problem.compute_s))
     flow = _flow(problem, processes, sends, columns)
-    capacity, names = _capacity(problem, processes, sends, columns)
-    return _Programme(objective, flow, capacity / unit_s, names, processes, sends, p_columns, f_columns, unit_s)
+    capacity, names = _capacity(problem, processes, sends, columns, unit_s)
+    return _Programme(objective, flow, capacity, names, processes, sends, p_columns, f_columns, unit_s)
 
 
 def _pairs(times_s: Array) -> _Pairs:
@@ -163,7 +165,7 @@ def _pairs(times_s: Array) -> _Pairs:
     return rows, columns
 
 
-def _flow(problem: FluidProblem, processes: _Pairs, sends: _Pairs, columns: int) -> csr_matrix:
+def _flow(problem: FluidProblem, processes: _Pairs, sends: _Pairs, columns: int) -> Matrix:
     count, exits = len(problem.workers), problem.exits
     index = {name: n for n, name in enumerate(problem.workers)}
     source = index[problem.source]
@@ -189,12 +191,13 @@ def _flow(problem: FluidProblem, processes: _Pairs, sends: _Pairs, columns: int)
             (home + ends[out, 0], r[out], np.full(int(out.sum()), -1.0)),
             (home + ends[into, 1], r[into], np.ones(int(into.sum()))),
         ]
-    rows, cols, values = (np.concatenate(part) for part in zip(*entries, strict=True))
-    return csr_matrix((values, (rows, cols)), shape=(count * (exits + (problem.result_s is not None)), columns))
+    return Matrix(entries, count * (exits + (problem.result_s is not None)), columns)
 
 
-def _capacity(problem: FluidProblem, processes: _Pairs, sends: _Pairs, columns: int) -> tuple[csr_matrix, list[str]]:
-    """Seconds of each resource that each column takes. Rows that another one of the same link implies are left out."""
+def _capacity(
+    problem: FluidProblem, processes: _Pairs, sends: _Pairs, columns: int, unit_s: float
+) -> tuple[Matrix, list[str]]:
+    """Units of each resource that each column takes. Rows that another one of the same link implies are left out."""
     (n, _), (link, _) = processes, sends
     carried = np.isfinite(problem.send_s)
     send = np.where(carried, problem.send_s, 0.0)
@@ -229,5 +232,5 @@ def _capacity(problem: FluidProblem, processes: _Pairs, sends: _Pairs, columns: 
         (window_row[link][held], f[held], wait[sends][held]),
         (medium_row[: len(r)][home], r[home], result[: len(r)][home]),
     ]
-    rows, cols, values = (np.concatenate(part) for part in zip(*entries, strict=True))
-    return csr_matrix((values, (rows, cols)), shape=(len(names), columns)), names
+    in_units = [(rows, cols, times_s / unit_s) for rows, cols, times_s in entries]
+    return Matrix(in_units, len(names), columns), names

@@ -14,7 +14,7 @@ class Solver:
     """One thread for one question at a time. `wake` is called, on that thread, when there is an answer to collect."""
 
     def __init__(self, life: Life, wake: Callable[[], None]) -> None:
-        from mdi_exit.analysis.prices import price_solver  # scipy: only where prices are made
+        from mdi_exit.analysis.prices import price_solver  # a solver's library: only where prices are made
 
         features = life.prepared.features
         payload_bytes = [*(features.size_bytes(k) for k in range(features.exits)), 0]
