@@ -1,16 +1,17 @@
 """The graph: which workers there are, which links join them, and what each worker must know of it.
 
-The only import of networkx, only where it is needed: workers are handed their routes, and its 12 MB are much on a
-small device. MDI-Exit's N_n are the one-hop neighbours of n (papers.md section 1.2); its topologies Local, 2-Node,
-3-Node-Mesh, 3-Node-Circular and 5-Node-Mesh are shipped, and any graph of a user's is taken in which every worker can
-be reached from the source and can return results to it. A one-way link carries tasks and results one way;
-acknowledgements and reports flow back.
+The only import of networkx, only where files are checked and graphs drawn: its 16 MB are much on a small device.
+MDI-Exit's N_n are the one-hop neighbours of n (papers.md section 1.2); its topologies Local, 2-Node, 3-Node-Mesh,
+3-Node-Circular and 5-Node-Mesh are shipped, and any graph of a user's is taken in which every worker can be reached
+from the source and can return results to it. A one-way link carries tasks and results one way; acknowledgements,
+reports and what the source makes known go against it, too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -162,19 +163,25 @@ def routes(
     To a worker that is `leaving` nothing new is sent; it still hands on what it has.
     """
     present = [worker for worker in topology.workers if worker in alive]
-    graph = _graph(topology, present)
-    ways = graph.copy()
-    ways.remove_edges_from([(a, b) for a, b in graph.edges if b in leaving])
-    hosts = [[w for w in present if k in hosted[w] and w not in leaving] for k in range(1, exits + 1)]
-    to_segment = [_hops_to(ways, workers) for workers in hosts]
-    to_source = _hops_to(ways, [topology.source] if topology.source in present else [])
-    news_to = _tree(graph, topology.source)
-    answer = {}
+    out: dict[str, list[str]] = {worker: [] for worker in present}
+    into: dict[str, list[str]] = {worker: [] for worker in present}
+    for a, b in _directions(topology, present):
+        out[a].append(b)
+        into[b].append(a)
     rank = {worker: number for number, worker in enumerate(present)}
+    for neighbours in (*out.values(), *into.values()):
+        neighbours.sort(key=rank.__getitem__)
+    peers = {worker: sorted({*out[worker], *into[worker]}, key=rank.__getitem__) for worker in present}
+    # Against the links' directions, but not to those who are leaving.
+    back = {worker: [] if worker in leaving else into[worker] for worker in present}
+    hosts = [[w for w in present if k in hosted[w] and w not in leaving] for k in range(1, exits + 1)]
+    to_segment = [_hops(back, workers) for workers in hosts]
+    source = [topology.source] if topology.source in present else []
+    to_source, heard = _hops(back, source), _hops(peers, source)
+    teller = {m: next((n for n in peers[m] if _nearer(heard, n, m)), None) for m in present}
+    answer = {}
     for worker in present:
-        out = sorted(graph.successors(worker), key=rank.__getitem__)
-        into = sorted(graph.predecessors(worker), key=rank.__getitem__)
-        open_to = [m for m in out if m not in leaving]
+        open_to = [m for m in out[worker] if m not in leaving]
         toward_segment = tuple(
             tuple(m for m in open_to if hops.get(m, math.inf) == 0 or _nearer(hops, m, worker)) for hops in to_segment
         )
@@ -182,9 +189,9 @@ def routes(
             version=version,
             toward_segment=toward_segment,
             toward_source=tuple(m for m in open_to if _nearer(to_source, m, worker)),
-            report_to=tuple(into),
-            peers=tuple(sorted({*out, *into}, key=rank.__getitem__)),
-            news_to=tuple(sorted(news_to.get(worker, ()), key=rank.__getitem__)),
+            report_to=tuple(into[worker]),
+            peers=tuple(peers[worker]),
+            news_to=tuple(m for m in peers[worker] if teller[m] == worker),
         )
     return answer
 
@@ -199,23 +206,25 @@ def _nearer(hops: Mapping[str, int], m: str, worker: str) -> bool:
     return hops.get(m, math.inf) < hops.get(worker, math.inf)
 
 
-def _tree(graph: nx.DiGraph[str], root: str) -> dict[str, list[str]]:
-    """Of each worker, those whose shortest way from the root leads over it last; news go against a link, too."""
-    if root not in graph:
-        return {}
-    import networkx as nx
+def _hops(steps: Mapping[str, Sequence[str]], starts: Sequence[str]) -> dict[str, int]:
+    """Steps from the nearest of `starts` to each worker that can be reached.
 
-    return dict(nx.bfs_successors(graph.to_undirected(as_view=True), root))
+    By hand: a source makes prices from routes, and networkx would take 16 MB of its memory for this.
+    """
+    hops, waiting = dict.fromkeys(starts, 0), deque(starts)
+    while waiting:
+        worker = waiting.popleft()
+        for m in steps[worker]:
+            if m not in hops:
+                hops[m] = hops[worker] + 1
+                waiting.append(m)
+    return hops
 
 
-def _hops_to(graph: nx.DiGraph[str], targets: list[str]) -> dict[str, int]:
-    """Links from each worker to the nearest of `targets`, along the links' directions; absent when there is no way."""
-    if not targets:
-        return {}
-    import networkx as nx
-
-    hops = nx.multi_source_dijkstra_path_length(graph.reverse(copy=False), targets)
-    return {worker: int(count) for worker, count in hops.items()}
+def _directions(topology: Topology, present: Collection[str]) -> list[tuple[str, str]]:
+    there = [link for link in topology.links if link.a in present and link.b in present]
+    back = [(link.b, link.a) for link in there if not link.one_way]
+    return list(dict.fromkeys([*((link.a, link.b) for link in there), *back]))
 
 
 def _graph(topology: Topology, present: Collection[str]) -> nx.DiGraph[str]:
@@ -223,11 +232,7 @@ def _graph(topology: Topology, present: Collection[str]) -> nx.DiGraph[str]:
 
     graph: nx.DiGraph[str] = nx.DiGraph()
     graph.add_nodes_from(present)
-    for link in topology.links:
-        if link.a in present and link.b in present:
-            graph.add_edge(link.a, link.b)
-            if not link.one_way:
-                graph.add_edge(link.b, link.a)
+    graph.add_edges_from(_directions(topology, present))
     return graph
 
 
