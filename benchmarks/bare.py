@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdi_exit import compute
-from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.config import Experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.runtime.images import Images
 
 Array = NDArray[Any]

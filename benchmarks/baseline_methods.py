@@ -12,7 +12,7 @@ import simulated
 
 from mdi_exit.analysis.fixed_rate import LOWEST, accuracy
 from mdi_exit.analysis.optimum import optimum
-from mdi_exit.config import load_experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.core.types import Arrival, Side, Task
 from mdi_exit.core.views import WorkerView
 from mdi_exit.policies.offloading import LeastExpectedDelay

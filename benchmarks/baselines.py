@@ -37,7 +37,8 @@ from harness import Options, Spread, conclude, main, options, side_by_side, spre
 from mdi_exit.analysis import plots
 from mdi_exit.analysis.fixed_rate import LOWEST, RateError, accuracy, best_common
 from mdi_exit.analysis.optimum import optimum
-from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.config import Experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.report import settled
 
 GRAPHS, QUICK_GRAPHS = ("3-node-mesh", "5-node-mesh", ways.MIXED), (ways.MIXED,)

@@ -23,7 +23,7 @@ from harness import Options, conclude, main, options, table
 
 from mdi_exit.analysis import calibrated
 from mdi_exit.analysis.calibrated import Estimate, RecordedLogits
-from mdi_exit.devices import load_device
+from mdi_exit.device_file import load_device
 from mdi_exit.training.calibrate import KINDS, LEAVE_AT, temperatures_of
 from mdi_exit.training.evaluate import calibration_errors
 from mdi_exit.training.sequence import COMMON, PER_EXIT

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from mdi_exit import codec, compute
 from mdi_exit.analysis import plots
-from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.config import Experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.dataset import ImageDataset
 from mdi_exit.report import build_report
 from mdi_exit.runtime import Cluster, local_cluster

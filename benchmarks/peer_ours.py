@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from mdi_exit import assembly, compute, journal
 from mdi_exit.compute import PreparedNet
-from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.config import Experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.core.effects import Complete
 from mdi_exit.dataset import ImageDataset
 from mdi_exit.report import Report, build_report

@@ -35,7 +35,8 @@ from peer_ours import CUT, Reference, experiment_of, reference, report_of, wrong
 from peer_pipelining import MICRO_BATCHES, Work, pipe
 
 from mdi_exit.analysis import plots
-from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.config import Experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.runtime import Cluster, local_cluster
 
 OURS, HALVES = "mdi_exit", "mdi_exit_halves"

@@ -22,7 +22,7 @@ from simulated import SHIPPED, network, report_of
 from mdi_exit.analysis import plots
 from mdi_exit.analysis.planning import Basis, even_split, find_plan
 from mdi_exit.cli.planned import basis_of
-from mdi_exit.config import load_experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.devices import slice_name
 from mdi_exit.report import Report, build_report, settled
 from mdi_exit.runtime import Cluster, local_cluster

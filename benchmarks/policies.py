@@ -26,7 +26,8 @@ from mdi_exit.analysis.fixed_rate import accuracy, best_common, best_per_exit
 from mdi_exit.analysis.fluid import problem_of
 from mdi_exit.analysis.optimum import optimum
 from mdi_exit.assembly import datum_index
-from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.config import Experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core.types import Outcome
 from mdi_exit.journal import Step

@@ -28,7 +28,8 @@ from scipy.spatial import cKDTree
 
 from mdi_exit.analysis import plots
 from mdi_exit.analysis.optimum import optimum
-from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.config import Experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.report import build_report
 from mdi_exit.shaping import Shape
 from mdi_exit.simulation.run import Simulation

@@ -9,7 +9,8 @@ from typing import Any
 
 from mdi_exit.analysis.fluid import FluidProblem, problem_of
 from mdi_exit.assembly import load_card
-from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.config import Experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.core.views import OffloadingPolicy
 from mdi_exit.models.card import Card
 from mdi_exit.report import Report, build_report

@@ -21,7 +21,8 @@ from harness import Options, Spread, conclude, main, options, side_by_side, spre
 from simulated import report_of, whole_per_s
 
 from mdi_exit.analysis import plots
-from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.config import Experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.report import Report, build_report, settled
 from mdi_exit.runtime import Cluster, local_cluster
 

@@ -30,7 +30,8 @@ from harness import Options, Spread, conclude, main, options, side_by_side, spre
 from mdi_exit.analysis import plots
 from mdi_exit.analysis.fixed_rate import RateError, accuracy, best_common
 from mdi_exit.analysis.optimum import optimum
-from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.config import Experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.policies import presets
 from mdi_exit.report import settled
 from mdi_exit.trace import ExitTrace

@@ -19,7 +19,8 @@ from harness import Options, Spread, conclude, main, options, spread, table, tur
 
 from mdi_exit import assembly
 from mdi_exit.analysis import plots
-from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.config import Experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.models.card import Card
 from mdi_exit.report import build_report
 from mdi_exit.runtime import Cluster, local_cluster

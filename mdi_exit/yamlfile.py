@@ -14,16 +14,18 @@ import re
 import typing
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import pydantic
 import yaml
 
 from mdi_exit.errors import UserError
 
+if TYPE_CHECKING:  # 8 MB with its models, which workers that only refuse need not carry
+    import pydantic
+
 NUMBERS_MAX = 1_000_000  # lines of a file of numbers: what is read is held in memory
 _NAMED_MAX = 3  # fields of one relation; more are a list of fields that have nothing to do with each other
-STRICT = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+STRICT: pydantic.ConfigDict = {"strict": True, "extra": "forbid", "frozen": True, "allow_inf_nan": False}
 
 
 class ConfigError(UserError):
@@ -153,12 +155,14 @@ def read_numbers(path: Path, place: Place, line: str, columns: int) -> list[tupl
 
 # ---- checking
 
-Model = TypeVar("Model", bound=pydantic.BaseModel)
+Model = TypeVar("Model", bound="pydantic.BaseModel")
 Record = TypeVar("Record")
 
 
 def check(model: type[Model], content: object, place: Place) -> Model:
     """Validate a mapping against a pydantic model without models inside; raises ConfigError for the first mistake."""
+    import pydantic
+
     if not isinstance(content, Mapping):
         raise place.refuse(f"is {describe(content)}", "a mapping with " + ", ".join(_keys_of(model)))
     for key in content:
@@ -179,6 +183,8 @@ def build(record: type[Record], content: Mapping[str, Any], place: Place) -> Rec
     Goes by way of a pydantic model with the same fields, because pydantic validates a plain dataclass neither
     strictly nor against unknown keys.
     """
+    import pydantic
+
     assert dataclasses.is_dataclass(record)
     hints = typing.get_type_hints(record, include_extras=True)
     fields: dict[str, Any] = {}

@@ -9,7 +9,8 @@ from typing import Any
 
 import mdi_exit
 from mdi_exit import assembly
-from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.config import Experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.journal import Step
 from mdi_exit.jsonfile import rounded
 from mdi_exit.models.card import Card

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mdi_exit.config import load_experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import ExitReading, Limits, Prices, Routes, Way, WorkerOptions

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mdi_exit.analysis import plots
-from mdi_exit.config import load_experiment
+from mdi_exit.config.load import load_experiment
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 MODULES = ("harness", "peer_ours", "peer_pipelining", "peer_process", "peer_ray", "peer_stage", "peers")

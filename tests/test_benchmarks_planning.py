@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mdi_exit.analysis import plots
-from mdi_exit.config import load_experiment
+from mdi_exit.config.load import load_experiment
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 

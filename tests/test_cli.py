@@ -22,7 +22,7 @@ from PIL import Image
 
 from mdi_exit import __version__, assembly, outputs
 from mdi_exit.cli import main
-from mdi_exit.config import load_experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.errors import UserError
 from mdi_exit.journal import journals, read, replay
 from mdi_exit.report import read_report, write_report

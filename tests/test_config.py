@@ -17,11 +17,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from mdi_exit import assembly, resources
-from mdi_exit.config import Experiment, load_experiment, parse_setting
+from mdi_exit.config import Experiment
+from mdi_exit.config.load import load_experiment
+from mdi_exit.config.settings import parse_setting
 from mdi_exit.core import effects as fx
 from mdi_exit.core.events import AdmissionOpened, RoutesChanged
 from mdi_exit.core.types import Limits, WorkerOptions
-from mdi_exit.devices import load_device
+from mdi_exit.device_file import load_device
 from mdi_exit.errors import UserError
 from mdi_exit.models.card import Card, ModelConfig
 from mdi_exit.policies import ADMISSION, ARRIVALS, EXIT
@@ -766,7 +768,7 @@ def test_data_come_in_a_drawn_order_each_once_before_any_comes_again() -> None:
 
 def test_reading_an_experiment_and_building_its_cores_never_loads_torch() -> None:
     code = (
-        "import sys; from mdi_exit import assembly; from mdi_exit.config import load_experiment;"
+        "import sys; from mdi_exit import assembly; from mdi_exit.config.load import load_experiment;"
         "e = load_experiment('heterogeneous', {'placement': 'auto'}); c = assembly.load_card(e);"
         "[assembly.worker_core(e, c, n) for n in e.topology.workers]; assembly.controller_core(e, c);"
         "print(sorted({'torch', 'ray', 'matplotlib'} & set(sys.modules)))"

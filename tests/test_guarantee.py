@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from mdi_exit.analysis.calibrated import Logits, RecordedLogits
-from mdi_exit.config import load_experiment, parse_setting
+from mdi_exit.config.load import load_experiment
+from mdi_exit.config.settings import parse_setting
 from mdi_exit.errors import UserError
 from mdi_exit.models.card import Card
 from mdi_exit.training import guarantee

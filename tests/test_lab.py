@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from mdi_exit import topology_file
-from mdi_exit.config import load_experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.errors import UserError
 from mdi_exit.lab import cgroups, device, files, shell, spec, state, warden
 

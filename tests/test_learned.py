@@ -14,7 +14,8 @@ import pytest
 from mdi_exit import assembly, journal
 from mdi_exit.analysis.calibrated import Logits, decide
 from mdi_exit.cli.remarks import remarks
-from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.config import Experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import Arrival, ExitReading, Result, Routes, Side, Task, Verdict

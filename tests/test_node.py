@@ -19,7 +19,8 @@ from PIL import Image
 from mdi_exit import assembly, compute, wire
 from mdi_exit.compute import PreparedNet
 from mdi_exit.compute.torch_runner import TorchRunner
-from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.config import Experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import Task

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mdi_exit.analysis.transmission import RecordedLink, Sent, at, enough, tuned
-from mdi_exit.config import load_experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.errors import UserError
 from mdi_exit.models import checkpoint
 from mdi_exit.models.analog import AnalogBottleneck

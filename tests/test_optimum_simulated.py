@@ -12,7 +12,7 @@ import pytest
 from mdi_exit.analysis.fluid import FluidProblem, continuation, problem_of
 from mdi_exit.analysis.optimum import optimum
 from mdi_exit.assembly import datum_index, load_card
-from mdi_exit.config import load_experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.errors import UserError

@@ -12,8 +12,9 @@ from mdi_exit import policies
 from mdi_exit.channel import CLEAN_DB, Channel, identity_over
 from mdi_exit.cli.remarks import remarks
 from mdi_exit.cli.virtual import Network
-from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.config import Experiment
 from mdi_exit.config.exits import noises, noisy_way
+from mdi_exit.config.load import load_experiment
 from mdi_exit.core.types import ExitReading, Task
 from mdi_exit.core.views import ExitDecision
 from mdi_exit.errors import UserError

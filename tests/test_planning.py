@@ -20,7 +20,8 @@ from mdi_exit.analysis.preview import in_words, preview
 from mdi_exit.assembly import load_card
 from mdi_exit.cli import planned
 from mdi_exit.cli.planned import basis_of
-from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.config import Experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.devices import DeviceProfile, Overhead
 from mdi_exit.topology import Link, Topology
 from mdi_exit.trace import ExitTrace, trace_of

@@ -15,7 +15,8 @@ from mdi_exit.analysis.fluid import FluidProblem, network_of, problem_of
 from mdi_exit.analysis.optimum import PRICE_MAX, optimum
 from mdi_exit.analysis.prices import price_solver
 from mdi_exit.assembly import load_card
-from mdi_exit.config import Churn, load_experiment
+from mdi_exit.config import Churn
+from mdi_exit.config.load import load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.prices import PriceDesk

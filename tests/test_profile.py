@@ -19,7 +19,7 @@ from mdi_exit.assembly import load_card
 from mdi_exit.channel import Channel
 from mdi_exit.cli.profiled import write
 from mdi_exit.compute.pacing import PacedRunner
-from mdi_exit.config import load_experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.core.types import ExitReading
 from mdi_exit.devices import Overhead
 from mdi_exit.errors import UserError

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from mdi_exit import assembly
-from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.config import Experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.devices import DeviceProfile

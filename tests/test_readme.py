@@ -22,7 +22,7 @@ import yaml
 
 import mdi_exit.cli
 from mdi_exit import resources, topology_file
-from mdi_exit.config import load_experiment
+from mdi_exit.config.load import load_experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

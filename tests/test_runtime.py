@@ -26,7 +26,8 @@ import psutil
 import pytest
 
 from mdi_exit import compute, journal
-from mdi_exit.config import Experiment, load_experiment
+from mdi_exit.config import Experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import Outcome
@@ -397,7 +398,7 @@ def test_a_second_cluster_in_one_process_is_refused(cluster: Cluster) -> None:
 
 PROGRAM = """
 import dataclasses, sys
-from mdi_exit.config import load_experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.report import build_report
 from mdi_exit.runtime import local_cluster
 

@@ -21,7 +21,8 @@ from mdi_exit.analysis.beside import beside_optimum
 from mdi_exit.cli import main
 from mdi_exit.codec import CHOICES
 from mdi_exit.compute.pacing import PacedRunner
-from mdi_exit.config import Churn, Experiment, load_experiment
+from mdi_exit.config import Churn, Experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import Result, Task

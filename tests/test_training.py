@@ -26,7 +26,8 @@ from typer.testing import CliRunner
 
 from mdi_exit.analysis.calibrated import expected_calibration_error
 from mdi_exit.cli import learn, simulate
-from mdi_exit.config import load_experiment, parse_setting
+from mdi_exit.config.load import load_experiment
+from mdi_exit.config.settings import parse_setting
 from mdi_exit.errors import UserError
 from mdi_exit.machine import command_line
 from mdi_exit.models import checkpoint

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mdi_exit import wire, wire_table
 from mdi_exit.compute.base import FeatureShapes
-from mdi_exit.config import load_experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import Measurement, Outcome, Prices, Result, Task, Verdict, Way, WorkerReport

@@ -37,7 +37,7 @@ def profile(
     links are measured as they are emulated. Let nothing else run meanwhile.
     """
     from mdi_exit.cli.run import load
-    from mdi_exit.config import parse_setting
+    from mdi_exit.config.settings import parse_setting
 
     loaded = load(experiment, settings, None)
     from mdi_exit.cli import profiled, session
@@ -81,7 +81,7 @@ def plan(
     and simulate take, plan.json and plan.png. No cluster is needed.
     """
     from mdi_exit.cli.run import load
-    from mdi_exit.config import parse_setting
+    from mdi_exit.config.settings import parse_setting
 
     loaded = load(experiment, settings, None)
     from mdi_exit.cli import planned, session, virtual  # bring in scipy, which a mistake need not wait for

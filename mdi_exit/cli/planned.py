@@ -16,8 +16,8 @@ from mdi_exit import drawing, outputs, policies
 from mdi_exit.analysis.fluid import going_on
 from mdi_exit.analysis.planning import Basis, Plan, find_plan
 from mdi_exit.analysis.preview import in_words, preview
-from mdi_exit.config import Experiment, load_experiment
-from mdi_exit.config.load import segment_bytes
+from mdi_exit.config import Experiment
+from mdi_exit.config.load import load_experiment, segment_bytes
 from mdi_exit.config.rewrite import as_yaml, rewritten
 from mdi_exit.devices import Overhead, slice_name
 from mdi_exit.jsonfile import write_json

@@ -52,7 +52,8 @@ def run(
 
 def load(experiment: str, settings: list[str] | None, seed: int | None) -> Experiment:
     """The experiment with its settings; raises ConfigError."""
-    from mdi_exit.config import load_experiment, parse_setting
+    from mdi_exit.config.load import load_experiment
+    from mdi_exit.config.settings import parse_setting
 
     overrides = dict(parse_setting(setting) for setting in settings or ())
     if seed is not None:

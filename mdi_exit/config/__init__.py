@@ -1,8 +1,9 @@
-"""An experiment: validated YAML to frozen objects. Read `experiment`, then `schema`, then `load`."""
+"""An experiment: validated YAML to frozen objects. Read `experiment`, then `schema`, then `load`.
+
+What workers are handed is here; reading files takes pydantic, 8 MB that a small device need not carry.
+"""
 
 from mdi_exit.config.churn import Churn, check_real
 from mdi_exit.config.experiment import Experiment, RuntimeSettings
-from mdi_exit.config.load import load_experiment
-from mdi_exit.config.settings import parse_setting
 
-__all__ = ["Churn", "Experiment", "RuntimeSettings", "check_real", "load_experiment", "parse_setting"]
+__all__ = ["Churn", "Experiment", "RuntimeSettings", "check_real"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from annotated_types import Ge, Le, MinLen
 
 from mdi_exit import policies
 from mdi_exit.config.churn import Churn
@@ -17,7 +17,7 @@ from mdi_exit.devices import DeviceProfile
 from mdi_exit.topology import Topology
 
 PORT_MAX = 65535
-_Address = Annotated[str, Field(min_length=1)]
+_Address = Annotated[str, MinLen(1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ class RuntimeSettings:
     backend: Literal["onnx", "torch"] = "onnx"
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     encrypt: bool = True
-    port_base: Annotated[int, Field(ge=1024, le=PORT_MAX)] | None = None
+    port_base: Annotated[int, Ge(1024), Le(PORT_MAX)] | None = None
     journal: bool = False
     emulate: Literal["all", "links", "none"] = "all"
-    threads_per_worker: Annotated[int, Field(ge=1, le=256)] = 1
+    threads_per_worker: Annotated[int, Ge(1), Le(256)] = 1
     workers: Mapping[str, _Address] = field(default_factory=dict, hash=False)  # worker: the address of its machine
 
 

@@ -22,7 +22,8 @@ from mdi_exit.config.experiment import PORT_MAX, Experiment, RuntimeSettings
 from mdi_exit.config.settings import blame, from_here, override, there
 from mdi_exit.core.types import Limits, WorkerOptions
 from mdi_exit.dataset import SAMPLE
-from mdi_exit.devices import DeviceProfile, check_exits, load_device
+from mdi_exit.device_file import load_device
+from mdi_exit.devices import DeviceProfile, check_exits
 from mdi_exit.models.card import Card, ModelConfig
 from mdi_exit.models.files import CheckpointError, files_of, resolve, weights_path
 from mdi_exit.policies.backpressure import DualBackPressure

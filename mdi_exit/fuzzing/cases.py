@@ -18,7 +18,8 @@ import numpy as np
 
 from mdi_exit import placement, policies
 from mdi_exit.assembly import load_card
-from mdi_exit.config import Churn, Experiment, load_experiment
+from mdi_exit.config import Churn, Experiment
+from mdi_exit.config.load import load_experiment
 from mdi_exit.core.types import Limits, WorkerOptions
 from mdi_exit.devices import DeviceProfile
 from mdi_exit.models.card import Card

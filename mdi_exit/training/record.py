@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mdi_exit import outputs
 from mdi_exit.channel import Channel, identity_over, received
-from mdi_exit.devices import load_device
+from mdi_exit.device_file import load_device
 from mdi_exit.errors import UserError
 from mdi_exit.models import checkpoint
 from mdi_exit.models.analog import AnalogBottleneck
