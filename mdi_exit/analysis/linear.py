@@ -30,7 +30,7 @@ class Matrix:
         row, column, value = (np.concatenate(part) for part in zip(*entries, strict=True))
         places, which = np.unique(row.astype(np.int64) * columns + column, return_inverse=True)
         self.rows, self.columns = rows, columns
-        self.row, self.column = np.divmod(places, columns)
+        self.row, self.column = places // columns, places % columns
         self.value = _sums(which, value, len(places))
 
     def __matmul__(self, x: Array) -> Array:

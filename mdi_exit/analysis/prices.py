@@ -16,7 +16,9 @@ from mdi_exit.core.types import NO_PRICES, Measurement, Prices, Way
 from mdi_exit.models.card import Card
 from mdi_exit.policies.backpressure import DualBackPressure
 
-_LIMITS = 0.8  # of its time: a channel that busy has no air to waste, though its price may still be nothing
+# Of its time: a channel that busy, besides gossip and all else that is not counted here, has no air to waste, though
+# its price may still be nothing. Told of it only now and then, workers fill it in between with what is worth little.
+_LIMITS = 0.5
 _EXPECTED = 1e-4  # of the rate; fewer tasks are the solver's noise
 _NOISE = 1e-3  # of what is disposed of; a smaller share is the solver's noise, too
 _GOES_ON = 0.7  # the share assumed to go on after each exit, before anybody has seen one
