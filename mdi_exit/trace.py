@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mdi_exit.errors import UserError
 
 SUFFIX = ".trace.npz"
+SAMPLE_TRACE = f"-sample{SUFFIX}"  # of the images that are shipped
 _ARRAYS = ("confidence", "prediction", "entropy", "label", "payload_bytes", "classes", "card")
 
 
@@ -137,7 +138,7 @@ def trace_of(model: str | Path, identity: str, exits: int, file: str | Path | No
     one. Raises TraceError when there is none, and for one that was recorded of another network.
     """
     weights = Path(model)
-    beside = [weights.with_name(f"{weights.stem}{end}{SUFFIX}") for end in ("", "-sample")]
+    beside = [weights.with_name(f"{weights.stem}{end}") for end in (SUFFIX, SAMPLE_TRACE)]
     path = Path(file) if file is not None else next((there for there in beside if there.is_file()), None)
     if path is None:
         raise TraceError(

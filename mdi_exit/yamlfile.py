@@ -109,8 +109,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
         content = _frozen(parse(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise place.refuse("no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise place.refuse(f"cannot be read ({error})") from error
+    except IsADirectoryError as error:
+        raise place.refuse("is a folder", "a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise place.refuse("is not text", "a YAML file, in UTF-8") from error
+    except OSError as error:
+        raise place.refuse(f"cannot be read ({error.strerror})") from error
     except RecursionError as error:
         raise place.refuse("nested too deeply") from error
     except yaml.MarkedYAMLError as error:

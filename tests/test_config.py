@@ -438,6 +438,10 @@ REFUSALS = {
         "devices: no such name 'nano'; allowed: a path to a YAML file, or jetson-nano,",
     ),
     "an unknown device of one": ("devices: {n1: nano}", "devices.n1: no such name 'nano'"),
+    "a topology's unknown device, although the experiment gives another": (
+        "topology: ./unheard.yaml\ndevices: jetson-nano",
+        "unheard.yaml: workers.b: no such name 'jetson' (did you mean 'jetson-nano'?)",
+    ),
     "a device that is a number": ("devices: 3", "devices: is 3; allowed: a profile's name or path, or a mapping"),
     "a device of nobody": (
         "devices: {n7: jetson-nano}",
@@ -496,6 +500,7 @@ REFUSALS = {
 }
 BESIDE = {
     "apart.yaml": "source: a\nworkers: [a, b]",
+    "unheard.yaml": "source: a\nworkers: {a: , b: {device: jetson}}\nlinks: [[a, b]]",
     "sliced.yaml": "source: a\nworkers: {a: , b: {slice: '9'}}\nlinks: [[a, b]]",
     "other.yaml": "memory_bytes: 1\nsegment_s: {resnet50@32: [.1]}",
     "short.yaml": "memory_bytes: 1\nsegment_s: {mobilenet_v2@32: [.1, .2]}",
@@ -526,10 +531,10 @@ def test_what_cannot_be_is_refused_in_one_line_that_names_file_and_key(case: str
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: no such file; allowed: .*YAML file, or adaee, .*find-rate, "):
         load_experiment(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r": is a folder; allowed: a YAML file$"):
         load_experiment(tmp_path)
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
-    with pytest.raises(ConfigError, match=r"latin\.yaml: cannot be read"):
+    with pytest.raises(ConfigError, match=r"latin\.yaml: is not text; allowed: a YAML file, in UTF-8$"):
         load_experiment(tmp_path / "latin.yaml")
     (tmp_path / "null.yaml").write_bytes(b"name: \x00")
     with pytest.raises(ConfigError, match=r"null\.yaml: not valid YAML"):

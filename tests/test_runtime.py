@@ -37,6 +37,7 @@ from mdi_exit.journal import Step
 from mdi_exit.report import Report, build_report
 from mdi_exit.runtime import Cluster, Progress, RunAborted, RunRecord, local_cluster
 from mdi_exit.runtime.images import Images
+from mdi_exit.yamlfile import ConfigError
 
 pytestmark = pytest.mark.ray
 
@@ -135,7 +136,7 @@ def mesh(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Done:
     done = carry_out(cluster, tmp_path_factory.mktemp("mesh"), look, topology="3-node-mesh", data_max=150, **BUSY)
     assert set(libraries) == {"n1", "n2", "n3"}
     for name, loaded in libraries.items():
-        assert "onnxruntime" in loaded and "torch" not in loaded, name
+        assert "onnxruntime" in loaded and "torch" not in loaded and "/scipy/" not in loaded, name
     return done
 
 
@@ -362,6 +363,16 @@ class Faulty:
 
     def decide(self, task: object, reading: object, view: object) -> ExitDecision:
         raise ZeroDivisionError("a bug in a policy")
+
+
+def test_a_worker_on_another_machine_is_refused_where_there_is_only_this_one(cluster: Cluster) -> None:
+    """It would be waited for until everybody's patience ends."""
+    elsewhere = load_experiment(None, {"topology": "2-node", "runtime.workers": {"n2": "192.0.2.10"}})
+    refusal = r"runtime\.workers\.n2: is '192\.0\.2\.10', another machine; allowed: with --address"
+    with pytest.raises(ConfigError, match=refusal):
+        cluster.run(elsewhere)
+    with pytest.raises(ConfigError, match=refusal):
+        cluster.profile(elsewhere, 1.0, lambda told: None)
 
 
 def test_a_bug_of_ours_ends_the_run_and_keeps_its_traceback(cluster: Cluster, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import mdi_exit
 from mdi_exit import assembly
@@ -344,6 +345,17 @@ def test_the_trace_beside_the_model_is_taken_and_a_missing_one_says_how_to_recor
     assert path.name == "net.trace.npz"
     with pytest.raises(TraceError, match="has 5 exits; allowed: 4, as many as net"):
         trace_of(typed.folder / "net.safetensors", TRACE.card, 4)
+
+
+def test_the_sample_s_trace_says_nothing_of_other_images(typed: Typed) -> None:
+    (typed.folder / "mine" / "cat").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(typed.folder / "mine" / "cat" / "1.png")
+    said = typed("find-rate", "--set", "dataset=mine").mistake
+    assert "dataset: is " in said and "mobilenetv2-cifar10-sample.trace.npz is of the sample images; allowed: " in said
+    assert "--trace FILE" in said and "mdi-exit trace" in said
+    TRACE.save(typed.folder / "mine.npz")
+    own = ("--trace", "mine.npz", "--set", "duration_s=1")
+    assert typed("find-rate", "--set", "dataset=mine", *own).status == 0
 
 
 def test_what_cannot_be_simulated_is_refused() -> None:

@@ -33,10 +33,16 @@ def topologies(name: _Name = None, out: _Out = None) -> None:
     from rich.console import Console
 
     from mdi_exit import drawing, outputs
+    from mdi_exit.device_file import load_device
     from mdi_exit.topology_file import built_in, load
+    from mdi_exit.yamlfile import Place
 
     console = Console(highlight=False)
     shown = [load(name)] if name is not None else [load(known) for known in built_in()]
+    for topology in shown:
+        for worker, settings in topology.settings.items():
+            if settings.device is not None:
+                load_device(settings.device, Path(topology.file).parent, Place(topology.file).at("workers", worker))
     if out is not None:
         outputs.check_folder(out)
     if name is None:

@@ -20,12 +20,14 @@ from mdi_exit.channel import identity_over
 from mdi_exit.cli.session import JOURNALS
 from mdi_exit.config import Experiment
 from mdi_exit.config.exits import noises, noisy_way
+from mdi_exit.dataset import SAMPLE
 from mdi_exit.journal import JournalFolder
 from mdi_exit.machine import command_line
 from mdi_exit.models.card import Card
 from mdi_exit.report import Report, build_report, settled
 from mdi_exit.simulation.run import simulate
-from mdi_exit.trace import ExitTrace, TraceError, trace_of
+from mdi_exit.trace import SAMPLE_TRACE, ExitTrace, TraceError, trace_of
+from mdi_exit.yamlfile import Place
 
 _LINE_S = 2.0  # how often a line is printed where nothing can be redrawn
 
@@ -40,7 +42,7 @@ class Network:
 
     @classmethod
     def of(cls, experiment: Experiment, file: Path | None) -> Network:
-        """The experiment's model with its trace. Raises CardError or TraceError."""
+        """The experiment's model with its trace. Raises CardError, TraceError, ConfigError."""
         card = load_card(experiment)
         if len(found := noises(experiment.topology)) > 1:
             raise TraceError(f"links of {len(found)} SNRs, and a trace is of one; allowed: the same for all links")
@@ -49,6 +51,10 @@ class Network:
             raise TraceError(f"{what}; allowed: slices, offloading or links with which it crosses one, or mdi-exit run")
         heard = card.identity + identity_over(found[0] if found else None)
         path, trace = trace_of(experiment.model, heard, experiment.exits, file)
+        if file is None and path.name.endswith(SAMPLE_TRACE) and experiment.dataset != SAMPLE:
+            what = f"is {experiment.dataset}, and {path.name} is of the sample images"
+            anew = f"mdi-exit trace {experiment.model} --data {experiment.dataset} --out FILE"
+            raise Place(experiment.file).at("dataset").refuse(what, f"--trace FILE with its own, recorded by {anew}")
         return cls(card, trace, path)
 
 

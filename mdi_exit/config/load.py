@@ -165,6 +165,8 @@ def _devices(
     for worker in topology.workers:
         stated = topology.settings_of(worker)
         where = Place(topology.file).at("workers", worker)
+        if stated.device is not None:
+            load_device(stated.device, base, where)  # also where the experiment gives another
         wanted: dict[str, Any] = {"profile": stated.device, "speed": stated.speed}
         if isinstance(value, str):
             where, wanted["profile"] = place, value

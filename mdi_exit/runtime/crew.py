@@ -26,6 +26,7 @@ from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.record import RunAborted
 from mdi_exit.snapshots import NodeSnapshot
 from mdi_exit.tally import NodeTally
+from mdi_exit.yamlfile import Place
 
 RESTARTS_MAX = 3  # of each worker; what dies a fourth time will die a fifth
 START_WITHIN_S = 60.0  # a process and its slice; on a Jetson Nano that may take a quarter of it
@@ -233,6 +234,15 @@ class Crew:
         """End all processes."""
         for actor in self._actors.values():
             ray.kill(actor)
+
+
+def check_places(experiment: Experiment) -> None:
+    """Refuse workers on other machines in a cluster of this one alone, which would wait for them in vain."""
+    here = [node["NodeManagerAddress"] for node in ray.nodes()]  # type: ignore[no-untyped-call]
+    for worker, address in experiment.runtime.workers.items():
+        if address not in here:
+            place = Place(experiment.file).at("runtime", "workers", worker)
+            raise place.refuse(f"is {address!r}, another machine", "with --address HOST:PORT of the cluster it is in")
 
 
 def place_of(experiment: Experiment, name: str) -> dict[str, float]:

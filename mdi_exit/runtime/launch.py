@@ -19,7 +19,7 @@ from mdi_exit.errors import UserError
 from mdi_exit.report_nodes import WorkerFacts
 from mdi_exit.runtime.actor import Closed
 from mdi_exit.runtime.calls import Calls
-from mdi_exit.runtime.crew import Crew
+from mdi_exit.runtime.crew import Crew, check_places
 from mdi_exit.runtime.fit import check_groups
 from mdi_exit.runtime.images import Images
 from mdi_exit.runtime.life import Life
@@ -43,6 +43,8 @@ class Setting:
 
 def run(experiment: Experiment, setting: Setting) -> RunRecord:
     """Run an experiment on the cluster that Ray is connected to; see `Cluster.run`."""
+    if setting.is_local:
+        check_places(experiment)
     channels = experiment.topology.channels()
     if not channels or experiment.runtime.emulate == "none":
         return _run(experiment, setting, None)

@@ -21,7 +21,7 @@ from mdi_exit.devices import Overhead
 from mdi_exit.errors import UserError
 from mdi_exit.models.card import Card
 from mdi_exit.runtime.calls import Calls
-from mdi_exit.runtime.crew import START_WITHIN_S, place_of
+from mdi_exit.runtime.crew import START_WITHIN_S, check_places, place_of
 from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.probe import Prober, SliceTimes, WayTimes
 from mdi_exit.yamlfile import Place
@@ -50,6 +50,8 @@ def profile(
 
     Raises UserError for what a worker cannot do, RunAborted for one that does not answer, KeyboardInterrupt.
     """
+    if is_local:
+        check_places(experiment)
     if experiment.topology.channels():
         named = ", ".join(experiment.topology.channels())
         raise UserError(
