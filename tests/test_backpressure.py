@@ -478,7 +478,7 @@ class TestKappa:
     def test_it_grows_with_the_queue_at_the_source_unless_it_is_given(self) -> None:
         settings = {"admission": {"rule": "fill_queue", "queue_target": 48}}
         found = load_experiment("near-optimal", settings).offloading
-        assert found == DualBackPressure(kappa=4 * 48 / 9) == DualBackPressure().at(48)
+        assert found == DualBackPressure(kappa=5 * 48 / 9) == DualBackPressure().at(48)
         given = load_experiment("near-optimal", {**settings, "offloading": {"rule": "dual_backpressure", "kappa": 3}})
         assert given.offloading == DualBackPressure(kappa=3)
-        assert DualBackPressure().at(0) == DualBackPressure(kappa=4.0)
+        assert DualBackPressure().at(0) == DualBackPressure(kappa=5.0)

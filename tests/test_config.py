@@ -62,7 +62,7 @@ def test_everything_defaulted_is_a_valid_run_on_the_bundled_network_and_sample(t
     assert experiment.hosted == {"n1": (1, 2, 3, 4, 5)}
     assert experiment.devices == {"n1": None}
     assert experiment.thresholds == (0.8,) * 4
-    assert (experiment.exit, experiment.offloading) == (ThresholdExit(), DualBackPressure(kappa=4.0))
+    assert (experiment.exit, experiment.offloading) == (ThresholdExit(), DualBackPressure(kappa=5.0))
     assert (experiment.admission, experiment.arrivals) == (FillQueue(), None)
     assert experiment.worker_options == {"n1": WorkerOptions()}
     assert experiment.limits == Limits()
@@ -168,7 +168,7 @@ def test_thresholds_are_one_number_or_one_per_exit(written: str, meant: tuple[fl
 
 
 def test_a_policys_options_alone_mean_the_default_rule(tmp_path: Path) -> None:
-    assert of(tmp_path, "offloading: {theta: 2.0}").offloading == DualBackPressure(theta=2.0, kappa=4.0)
+    assert of(tmp_path, "offloading: {theta: 2.0}").offloading == DualBackPressure(theta=2.0, kappa=5.0)
     assert of(tmp_path, "offloading: never").offloading == NeverOffload()
 
 

@@ -35,7 +35,7 @@ _SHORT_OF = 0.01  # a share that small is the solver's noise
 # segments, for long.
 _PATIENCE = 24
 _HOP_PRICE_MAX = 0.1  # of a datum; were it dearer than what is gained, nothing would be sent, or even admitted
-_KAPPA, _KAPPA_TARGET = 4.0, 9  # it was found best at this target, and is taken where there is none
+_KAPPA, _KAPPA_TARGET = 5.0, 9  # it was found best at this target, and is taken where there is none
 _SHORTEST_S = 1e-4  # a hand-over that was never measured, or took next to no time, counts as long as this
 
 
