@@ -99,9 +99,10 @@ class Topology:
 
     def hops_from_source(self) -> dict[str, int]:
         """Links a task crosses at least from the source to each worker."""
-        import networkx as nx
-
-        hops = nx.single_source_shortest_path_length(_graph(self, self.workers), self.source)
+        out: dict[str, list[str]] = {worker: [] for worker in self.workers}
+        for a, b in _directions(self, self.workers):
+            out[a].append(b)
+        hops = _hops(out, [self.source])
         return {worker: hops[worker] for worker in self.workers}
 
     def layout(self) -> dict[str, tuple[float, float]]:

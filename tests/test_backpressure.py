@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import pytest
 from mdi_exit.config.load import load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
-from mdi_exit.core.types import ExitReading, Limits, Prices, Routes, Way, WorkerOptions
+from mdi_exit.core.types import ANY_SHARE, ExitReading, Limits, Prices, Routes, Way, WorkerOptions
 from mdi_exit.core.views import ExitDecision
 from mdi_exit.policies.backpressure import BackPressure, DualBackPressure
 from mdi_exit.policies.control import FillQueue, PiControl
@@ -249,6 +250,15 @@ class TestPrices:
             sends(DualBackPressure(), view(13.0), ahead) == 1 and sends(DualBackPressure(), view(14.0), ahead) is None
         )
 
+    def test_where_no_tasks_are_expected_no_part_is_known_and_nothing_follows_from_it(self) -> None:
+        way = Way("n", "m", "air", 0.0, (0.004,) * 3, (ANY_SHARE,) * 3)
+        for waiting, answer in ((1, 1), (2, None), (6, None)):
+            view = Worker({1: 3}, air=way, dealt_of=(0.0, 20.0))
+            assert sends(DualBackPressure(), view, Neighbour(tasks={1: waiting})) == answer
+        for toward in ((Neighbour(),), (Neighbour(), Neighbour("q"))):
+            view = Worker({1: 6, 3: 6}, air=way, toward=toward, dealt_of=(0.0, 10.0))
+            assert runs(DualBackPressure(kappa=3), view) == 3, "the processor is not beyond its part"
+
     def test_what_was_long_overtaken_has_its_turn(self) -> None:
         for overtaken, answer in ((24, 1), (29, 1), (40, 2)):
             for policy in (BackPressure(service="max_weight"), DualBackPressure(kappa=0)):
@@ -315,23 +325,30 @@ class TestPrices:
         assert not of(core.handle(news, 0.0), fx.SendPrices)
 
 
-def test_prices_are_told_again_when_reports_have_shown_for_a_while_that_they_were_lost() -> None:
+def test_prices_are_told_again_to_whoever_is_behind_for_a_second() -> None:
+    """Also by a worker that was not to tell it, and although there are ever newer ones: its own teller may be gone."""
     core = worker("m", "q", offloading=DualBackPressure())
-    told = core.handle(ev.PricesReceived(Prices(2, ("n",), ((1.0, 0.5, 0.2),), ()), None), 0.0)
-    assert [effect.to for effect in of(told, fx.SendPrices)] == ["m", "q"]
-    again = [
-        bool(of(core.handle(ev.ReportReceived(report("m", sequence=number)), number / 10), fx.SendPrices))
-        for number in range(1, 24)
-    ]
-    assert [number for number, was in enumerate(again, 1) if was] == [11, 22], "reports overtake what is large"
+    core.handle(ev.RoutesChanged(Routes(1, (("m", "q"),) * EXITS, (), ("m", "q"), ("m", "q"), ("q",))), 0.0)
+    again: list[float] = []
+    for tick in range(1, 41):
+        now = tick / 10
+        if tick % 10 == 1:  # new ones every second
+            told = core.handle(ev.PricesReceived(Prices(tick, ("n",), ((1.0, 0.5, 0.2),), ()), None), now)
+            assert [effect.to for effect in of(told, fx.SendPrices)] == ["q"]
+        told = core.handle(ev.ReportReceived(report("m", sequence=tick)), now)
+        again += [now] * len(of(told, fx.SendPrices))
+    assert again == [1.2, 2.3, 3.4], "reports overtake what is large, so not at once"
 
 
-def test_whoever_came_after_the_prices_is_told_at_once() -> None:
+def test_who_has_the_prices_is_not_told_again() -> None:
     core = worker("m", offloading=DualBackPressure())
-    core.handle(ev.PricesReceived(Prices(2, ("n",), ((1.0, 0.5, 0.2),), ()), None), 0.2)
-    core.handle(ev.RoutesChanged(Routes(1, (("o",),) * EXITS, (), ("o",), ("o",), ("o",))), 0.3)
-    assert only(core.handle(ev.ReportReceived(report("o")), 0.4), fx.SendPrices).to == "o"
-    assert not of(core.handle(ev.ReportReceived(report("o", sequence=2)), 0.5), fx.SendPrices)
+    core.handle(ev.PricesReceived(Prices(1, ("n",), ((1.0, 0.5, 0.2),), ()), None), 0.0)
+    core.handle(ev.ReportReceived(report("m", sequence=1)), 0.0)
+    holds = dataclasses.replace(report("m", sequence=2), prices_version=1)
+    core.handle(ev.ReportReceived(holds), 5.0)
+    core.handle(ev.PricesReceived(Prices(2, ("n",), ((1.0, 0.5, 0.2),), ()), None), 5.1)
+    behind = dataclasses.replace(holds, sequence=3)
+    assert not of(core.handle(ev.ReportReceived(behind), 5.2), fx.SendPrices), "it has just been told"
 
 
 class TestFillQueue:

@@ -771,6 +771,15 @@ def test_data_come_in_a_drawn_order_each_once_before_any_comes_again() -> None:
     assert assembly.datum_index(experiment, 10**9, 1) == 0
 
 
+def test_what_a_worker_imports_leaves_out_what_takes_much_memory() -> None:
+    code = (
+        "import sys; import mdi_exit.runtime.actor;"
+        "print(sorted({'torch', 'matplotlib', 'scipy', 'networkx', 'pydantic', 'highspy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_reading_an_experiment_and_building_its_cores_never_loads_torch() -> None:
     code = (
         "import sys; from mdi_exit import assembly; from mdi_exit.config.load import load_experiment;"

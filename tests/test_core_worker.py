@@ -164,7 +164,7 @@ class TestResults:
     def test_results_waiting_for_a_route_are_bounded(self) -> None:
         core = worker("m", is_source=False, limits=Limits(results_max=3))
         core.handle(ev.ResultsArrived(tuple(Result(d, 0, 1, 0, 0.9) for d in range(5))), 0.0)
-        effects = core.handle(ev.RoutesChanged(Routes(1, ((),) * EXITS, ("m",), (), ("m",))), 0.0)
+        effects = core.handle(ev.RoutesChanged(Routes(1, ((),) * EXITS, ("m",), (), ("m",), ())), 0.0)
         assert [r.data_id for r in only(effects, fx.SendResults).results] == [2, 3, 4]
 
 
@@ -196,7 +196,7 @@ class TestNeighbours:
     def test_what_was_under_way_to_a_neighbour_that_left_waits_again(self) -> None:
         core = worker("m", hosted=(1,), offloading=KEEP)
         done(core, only(admit(core, 1), fx.RunSegment), UNSURE)
-        core.handle(ev.RoutesChanged(Routes(1, (("o",),) * EXITS, (), ("o",), ("o",))), 0.0)
+        core.handle(ev.RoutesChanged(Routes(1, (("o",),) * EXITS, (), ("o",), ("o",), ())), 0.0)
         assert core.neighbours_toward(2)[0].name == "o"
         late = ev.TasksDelivered("m", 1, 0.01, report("m"))
         assert core.handle(late, 0.0) == [], "an answer of somebody who left means nothing"
@@ -204,7 +204,7 @@ class TestNeighbours:
 
     def test_old_routes_are_ignored(self) -> None:
         core = worker("m")
-        core.handle(ev.RoutesChanged(Routes(0, ((),) * EXITS, (), (), ())), 0.0)
+        core.handle(ev.RoutesChanged(Routes(0, ((),) * EXITS, (), (), (), ())), 0.0)
         assert [m.name for m in core.neighbours_toward(1)] == ["m"]
 
     def test_quarantine_doubles_up_to_its_bound_and_ends_with_a_delivery(self) -> None:

@@ -167,7 +167,7 @@ def test_without_a_neighbour_that_could_take_it_the_device_goes_on_itself() -> N
     run = only(core.handle(ev.TasksArrived((Task(0, 0, 1, 1000, 0, 1),), None, 0), 0.0), fx.RunSegment)
     done(core, run, said(0.6))
     core.handle(ev.TasksRefused("m", 1, report("m")), 0.0)
-    alone = core.handle(ev.RoutesChanged(Routes(1, ((), (), ()), (), (), ())), 0.0)
+    alone = core.handle(ev.RoutesChanged(Routes(1, ((), (), ()), (), (), (), ())), 0.0)
     assert only(alone, fx.RunSegment).k == 2
 
 

@@ -20,12 +20,13 @@ from mdi_exit.config.load import load_experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.prices import PriceDesk
-from mdi_exit.core.types import Measurement, Prices, Way
+from mdi_exit.core.types import ANY_SHARE, Measurement, Prices, Way
 from mdi_exit.journal import Step
 from mdi_exit.report import build_report
 from mdi_exit.simulation.links import Faults
 from mdi_exit.simulation.run import simulate
 from mdi_exit.topology import Link, Topology
+from mdi_exit.wire import decode, encode
 
 from .recorded import TRACE
 from .test_optimum import graphs
@@ -104,13 +105,18 @@ def test_ways_of_a_channel_have_their_part_of_the_optimum_and_only_where_tasks_a
             row = names.index(sender)
             away = sum(exact.sent_per_s[i, k] for i, (a, _) in enumerate(problem.links) if a == sender)
             in_all = exact.processed_per_s[row, k] + away
-            expected = exact.sent_per_s[link, k] / in_all if in_all > 0.01 else 1.0
+            expected = exact.sent_per_s[link, k] / in_all if in_all > 0.01 else ANY_SHARE
             assert ways[sender, receiver][k] == pytest.approx(expected, abs=1e-4)
     assert any(0 < part < 1 for share in ways.values() for part in share)
     fast = {**links, "bandwidth": "1 Gbit/s"}
     idle = load_experiment("find-rate", {"topology": "3-node-mesh", "links": fast, "placement.n3": "4-5"})
     ways_ = price_solver(idle, card, TRACE.payload_bytes)(fx.SolvePrices((), ())).ways
     assert ways_ and not any(way.channel for way in ways_), "there is air for all"
+    told, _ = next(decode(encode(fx.SendPrices("n2", made))))
+    assert told == fx.SendPrices("n2", made), "the source goes by the same prices as those that it tells"
+    floats = [*itertools.chain(*made.pi), *(number for way in made.ways for number in (way.nu, *way.air_s, *way.share))]
+    wide = sum(number not in (0.0, 1.0) for number in floats)
+    assert len(encode(fx.SendPrices("n2", made))[0]) < 5 * wide + (len(floats) - wide) + 20 * (len(made.ways) + 5)
 
 
 def test_hand_overs_cost_in_the_prices_what_they_cost_in_the_rule() -> None:

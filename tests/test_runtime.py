@@ -368,7 +368,7 @@ class Faulty:
 def test_a_worker_on_another_machine_is_refused_where_there_is_only_this_one(cluster: Cluster) -> None:
     """It would be waited for until everybody's patience ends."""
     elsewhere = load_experiment(None, {"topology": "2-node", "runtime.workers": {"n2": "192.0.2.10"}})
-    refusal = r"runtime\.workers\.n2: is '192\.0\.2\.10', another machine; allowed: with --address"
+    refusal = r"runtime\.workers\.n2: is '192\.0\.2\.10'; a local run has 127\.0\.0\.1 alone; allowed: --address"
     with pytest.raises(ConfigError, match=refusal):
         cluster.run(elsewhere)
     with pytest.raises(ConfigError, match=refusal):

@@ -58,6 +58,7 @@ def solve(cost: Array, capacity: Matrix, flow: Matrix) -> Solution:
     programme.col_upper_ = np.full(len(cost), highspy.kHighsInf)
     programme.row_lower_ = np.concatenate([np.full(capacity.rows, -highspy.kHighsInf), np.zeros(flow.rows)])
     programme.row_upper_ = np.concatenate([np.ones(capacity.rows), np.zeros(flow.rows)])
+    assert all(np.isfinite(numbers).all() for numbers in (cost, capacity.value, flow.value))
     row = np.concatenate([capacity.row, capacity.rows + flow.row])
     matrix = programme.a_matrix_
     matrix.format_ = highspy.MatrixFormat.kRowwise
@@ -66,7 +67,8 @@ def solve(cost: Array, capacity: Matrix, flow: Matrix) -> Solution:
     matrix.value_ = np.concatenate([capacity.value, flow.value])
     highs: Any = highspy.Highs()  # type: ignore[no-untyped-call]
     highs.setOptionValue("output_flag", False)
-    highs.passModel(programme)
+    if highs.passModel(programme) == highspy.HighsStatus.kError:
+        raise SolverError("they differ by too much")
     highs.run()
     if (status := highs.getModelStatus()) != highspy.HighsModelStatus.kOptimal:
         raise SolverError(highs.modelStatusToString(status))
@@ -75,5 +77,5 @@ def solve(cost: Array, capacity: Matrix, flow: Matrix) -> Solution:
 
 
 def _sums(places: NDArray[Any], values: Array, count: int) -> Array:
-    sums: Array = np.bincount(places, values, count).astype(np.float64, copy=False)
+    sums: Array = np.bincount(places, values, count).astype(np.float64, copy=False)  # for its annotation alone
     return sums

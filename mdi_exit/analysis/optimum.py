@@ -65,9 +65,8 @@ def optimum(problem: FluidProblem, hop_price: float = 0.0) -> Optimum:
     lp = _programme(problem, hop_price)
     try:
         found = solve(lp.objective, lp.capacity, lp.flow)
-    except (
-        SolverError
-    ) as error:  # never with sane times: admitting nothing is feasible, and compute times bound the rate
+    except SolverError as error:
+        # Never with sane times: admitting nothing is feasible, and compute times bound the rate.
         raise OptimumError(f"the solver gives up on these times ({error})") from error
     rate, prices = float(found.x[0]), found.prices
     if rate < _NOISE:

@@ -12,7 +12,7 @@ from mdi_exit.analysis.fluid import UNKNOWN_S, Array, FluidProblem, OptimumError
 from mdi_exit.analysis.optimum import CHANNEL, Optimum, optimum
 from mdi_exit.config import Experiment
 from mdi_exit.core.effects import SolvePrices
-from mdi_exit.core.types import NO_PRICES, Measurement, Prices, Way
+from mdi_exit.core.types import ANY_SHARE, NO_PRICES, Measurement, Prices, Way
 from mdi_exit.models.card import Card
 from mdi_exit.policies.backpressure import DualBackPressure
 
@@ -95,9 +95,9 @@ def _ways(problem: FluidProblem, found: Optimum, lost: Collection[str]) -> Itera
     for i, (link, channel, n) in enumerate(zip(problem.links, channels, senders, strict=True)):
         # A channel over which nothing can be sent has no row, and no load.
         limits = channel is not None and found.load.get(f"{CHANNEL}{channel}", 0.0) >= _LIMITS
-        none = np.full(problem.exits, float(limits))
+        none = np.full(problem.exits, ANY_SHARE if limits else 0.0)
         part = np.divide(found.sent_per_s[i], disposed[n], out=none, where=expected[n])
-        share = tuple(_short(np.where(part < _NOISE, 0.0, np.minimum(part, 1.0))))
+        share = tuple(_short(np.where(part < _NOISE, 0.0, np.where(expected[n], np.minimum(part, 1.0), part))))
         if set(link) & set(lost):
             continue
         if channel is not None and limits:

@@ -84,7 +84,7 @@ def plan(
     from mdi_exit.config.settings import parse_setting
 
     loaded = load(experiment, settings, None)
-    from mdi_exit.cli import planned, session, virtual  # bring in scipy, which a mistake need not wait for
+    from mdi_exit.cli import planned, session, virtual  # bring in a solver, which a mistake need not wait for
 
     with session.results_folder(out, f"{loaded.name}-plan") as folder:
         network = virtual.Network.of(loaded, trace)

@@ -51,9 +51,11 @@ class Network:
             raise TraceError(f"{what}; allowed: slices, offloading or links with which it crosses one, or mdi-exit run")
         heard = card.identity + identity_over(found[0] if found else None)
         path, trace = trace_of(experiment.model, heard, experiment.exits, file)
-        if file is None and path.name.endswith(SAMPLE_TRACE) and experiment.dataset != SAMPLE:
+        weights = Path(experiment.model)
+        if file is None and path.name == f"{weights.stem}{SAMPLE_TRACE}" and experiment.dataset != SAMPLE:
             what = f"is {experiment.dataset}, and {path.name} is of the sample images"
-            anew = f"mdi-exit trace {experiment.model} --data {experiment.dataset} --out FILE"
+            anew = f"mdi-exit trace {weights} --data {experiment.dataset} --out FILE"
+            anew += "".join(f" --snr-db {noise.snr_db:g} --fading {noise.fading}" for noise in found)
             raise Place(experiment.file).at("dataset").refuse(what, f"--trace FILE with its own, recorded by {anew}")
         return cls(card, trace, path)
 

@@ -165,14 +165,14 @@ def _devices(
     for worker in topology.workers:
         stated = topology.settings_of(worker)
         where = Place(topology.file).at("workers", worker)
-        if stated.device is not None:
-            load_device(stated.device, base, where)  # also where the experiment gives another
         wanted: dict[str, Any] = {"profile": stated.device, "speed": stated.speed}
         if isinstance(value, str):
             where, wanted["profile"] = place, value
         elif isinstance(value, Mapping) and worker in value:
             where, given = place.at(worker), value[worker]
             wanted = {**wanted, **given} if isinstance(given, Mapping) else {"profile": given}
+        if stated.device not in (None, wanted["profile"]):  # it must be one all the same
+            load_device(str(stated.device), base, Place(topology.file).at("workers", worker))
         spec = check(schema.DeviceChoice, wanted, where)
         if spec.profile is None:
             if spec.speed != 1:

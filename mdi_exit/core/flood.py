@@ -18,11 +18,11 @@ class Flood:
         self.thresholds = ev.ThresholdsReceived(0, thresholds, None)
         self.prices = ev.PricesReceived(NO_PRICES, None)
         self._pi: dict[str, tuple[float, ...]] = {}
-        self._told_s: dict[str, float] = {}  # by neighbour: when they were told to it, or to all
+        self._behind_s: dict[str, float] = {}  # by neighbour without the newest prices: since when, or told again when
         self._own = (0.0,) * (len(thresholds) + 1)  # of this worker
         self.ways: dict[str, Way] = {}  # of this worker, by receiver
 
-    def take(self, event: ev.ThresholdsReceived | ev.PricesReceived, now: float) -> list[fx.WorkerEffect]:
+    def take(self, event: ev.ThresholdsReceived | ev.PricesReceived) -> list[fx.WorkerEffect]:
         """Take news in and pass them on, unless they are old."""
         if isinstance(event, ev.ThresholdsReceived):
             if event.version <= self.thresholds.version:
@@ -31,7 +31,7 @@ class Flood:
         else:
             if event.prices.version <= self.prices.prices.version:
                 return []
-            self.prices, self._told_s = event, {m.name: now for m in self._neighbours}
+            self.prices = event
             self._pi = dict(zip(event.prices.workers, event.prices.pi, strict=True))
             self._own = self._pi.get(self._name, (0.0,) * len(self._own))
             self.ways = {way.receiver: way for way in event.prices.ways if way.sender == self._name}
@@ -42,9 +42,10 @@ class Flood:
         behind: list[fx.WorkerEffect] = []
         if report.thresholds_version < self.thresholds.version:
             behind.append(self._tell(self.thresholds, report.worker))
-        overdue = now > self._told_s.get(report.worker, -_OVERDUE_S) + _OVERDUE_S
-        if report.prices_version < self.prices.prices.version and overdue:
-            self._told_s[report.worker] = now
+        if report.prices_version >= self.prices.prices.version:
+            self._behind_s.pop(report.worker, None)
+        elif now > self._behind_s.setdefault(report.worker, now) + _OVERDUE_S:
+            self._behind_s[report.worker] = now
             behind.append(self._tell(self.prices, report.worker))
         return behind
 

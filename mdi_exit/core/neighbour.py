@@ -79,7 +79,7 @@ class Neighbourhood:
     """All neighbours of one worker, and which of them lead where."""
 
     def __init__(self, exits: int) -> None:
-        self.routes = Routes(-1, ((),) * exits, (), (), ())
+        self.routes = Routes(-1, ((),) * exits, (), (), (), ())
         self._exits = exits
         self._by_name: dict[str, Neighbour] = {}
         self._toward: tuple[tuple[Neighbour, ...], ...] = ((),) * exits
@@ -97,10 +97,7 @@ class Neighbourhood:
 
     def toward_source(self) -> str | None:
         """Return the next hop for results: the nearest to the source that is not in quarantine."""
-        for name in self.routes.toward_source:
-            if not self._by_name[name].quarantined:
-                return name
-        return None
+        return next((name for name in self.routes.toward_source if not self._by_name[name].quarantined), None)
 
     def replace(self, routes: Routes) -> list[Transfer]:
         """Take over new routes, keep what is known of those who stay. Return what was under way to those who left."""

@@ -114,6 +114,9 @@ class Measurement:
     went_on: tuple[float, ...]  # of those, how many did not leave at exit k
 
 
+ANY_SHARE = 2.0  # more than all: nothing holds a way to it, or favours it
+
+
 @dataclass(frozen=True, slots=True)
 class Way:
     """What prices say of one direction of a link."""
@@ -124,7 +127,7 @@ class Way:
     nu: float  # the price of a second of the channel
     air_s: tuple[float, ...]  # seconds of it that a task for segment k = 1..K takes; () without one
     # Of the tasks for segment k that the sender computes or hands on, the part that is best handed on this way. Where
-    # none are expected there, 1 on a channel and 0 on a link of its own.
+    # none are expected there, ANY_SHARE on a channel and 0 on a link of its own.
     share: tuple[float, ...]
 
 
@@ -150,7 +153,7 @@ class Routes:
     toward_source: tuple[str, ...]  # next hops for results, nearest first; empty at the source
     report_to: tuple[str, ...]  # neighbours that may hand tasks to this worker
     peers: tuple[str, ...]  # every neighbour, in either direction
-    news_to: tuple[str, ...] = ()  # neighbours that hear from this worker what the source makes known
+    news_to: tuple[str, ...]  # neighbours that hear from this worker what the source makes known
 
 
 @dataclass(frozen=True, slots=True)

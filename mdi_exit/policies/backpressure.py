@@ -35,7 +35,7 @@ _SHORT_OF = 0.01  # a share that small is the solver's noise
 # segments, for long.
 _PATIENCE = 24
 _HOP_PRICE_MAX = 0.1  # of a datum; were it dearer than what is gained, nothing would be sent, or even admitted
-_KAPPA, _KAPPA_TARGET = 5.0, 9  # it was found best at this target, and is taken where there is none
+_KAPPA, _KAPPA_TARGET = 5.0, 9  # for short delays, at no rate's cost at this target; taken where there is none
 _SHORTEST_S = 1e-4  # a hand-over that was never measured, or took next to no time, counts as long as this
 
 
@@ -89,11 +89,12 @@ class DualBackPressure:
     link takes the one with the largest (H[n][k] - H[m][k] - theta) / D, if above 0 (what cannot be computed here:
     without theta). A hand-over costs theta in the fluid problem too, so that its prices fall by as much along the ways
     it uses, and queues need not. Ways that have had no more than about their part of the optimum's flow are favoured,
-    and what was long overtaken; a segment of which the processor has had more than its part loses kappa k. Half of what
-    is on its way to m counts with Q[m][k], and handling the hand-over at both ends has to be worth its time, as in
-    BackPressure. On a radio channel that limits the rate, it is (H[n][k] - H[m][k] - theta - price_scale nu D) / D with
-    D the time on the air, what a way is short of its part counts for it, and none gets more: who shares a channel
-    cannot see what else waits for it. Before the first prices H is Q.
+    and what was long overtaken; a segment of which the processor has had more than its part loses kappa k, and some.
+    Half of what is on its way to m counts with Q[m][k], and handling the hand-over at both ends has to be worth its
+    time, as in BackPressure. On a radio channel that limits the rate, it is
+    (H[n][k] - H[m][k] - theta - price_scale nu D) / D with D the time on the air; what a way is short of its part
+    counts for it, what it is beyond against it, and soon it gets no more: who shares a channel cannot see what else
+    waits for it. Before the first prices H is Q.
     """
 
     uses_prices: ClassVar[bool] = True
@@ -173,10 +174,11 @@ def _worth_sending(
         if not (output[i] or either[i]):
             continue
         weight = here[i] - there[i] + (price_scale * (pays[i] - paid[i]) if price_scale else 0.0)
-        owed = _owed(view, neighbour, way, k) if way else 0.0
+        owed = 0.0
         if air:
+            owed = _owed(view, neighbour, air, k)
             weight += min(_OWED_MAX, owed)
-        elif way and owed >= -_BEYOND:
+        elif way and way.share[i] and _owed(view, neighbour, way, k) >= -_BEYOND:
             weight += _FOR_A_WAY
         if weight <= 0:  # what follows only lowers it
             continue
@@ -197,16 +199,17 @@ def _worth_sending(
 
 
 def _owed(view: WorkerView, neighbour: NeighbourView, way: Way, k: int) -> float:
-    """Tasks for segment k that this way is short of its part of what is disposed of here; below 0: beyond it.
+    """Tasks for segment k that this way is short of its part of what is disposed of here; below 0: beyond it. 0 where
+    no part is known, or nobody is left whom the optimum sends anything.
 
     A group counts when it has left; what it was too large by, later ones wait for.
     """
     share, usable = way.share[k - 1], 1.0
     for other in view.neighbours_toward(k):
-        if other.quarantined and (lost := view.way(other.name)):
+        if other.quarantined and (lost := view.way(other.name)) and lost.share[k - 1] <= 1:
             usable -= lost.share[k - 1]  # the others take over its part
-    if usable < _SHORT_OF:
-        return _OWED_MAX  # nobody is left whom the optimum sends anything
+    if share > 1 or usable < _SHORT_OF:
+        return 0.0
     if not share:
         return -math.inf
     handed, in_all = view.dealt(neighbour.name, k)
@@ -216,7 +219,7 @@ def _owed(view: WorkerView, neighbour: NeighbourView, way: Way, k: int) -> float
 def _beyond_share(view: WorkerView, k: int) -> bool:
     """Whether computing one more task for segment k exceeds the optimum's part of what is disposed of here."""
     ways = [way for m in view.neighbours_toward(k) if not m.quarantined and (way := view.way(m.name))]
-    away = sum(way.share[k - 1] for way in ways)
+    away = sum(way.share[k - 1] for way in ways if way.share[k - 1] <= 1)
     computed, in_all = view.dealt(view.name, k)
     return away > 0 and computed + 1 > (1 - away) * (in_all + 1) + _BEYOND
 

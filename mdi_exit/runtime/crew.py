@@ -237,12 +237,14 @@ class Crew:
 
 
 def check_places(experiment: Experiment) -> None:
-    """Refuse workers on other machines in a cluster of this one alone, which would wait for them in vain."""
+    """Refuse addresses that a cluster of this machine alone does not know, and would wait for in vain."""
     here = [node["NodeManagerAddress"] for node in ray.nodes()]  # type: ignore[no-untyped-call]
     for worker, address in experiment.runtime.workers.items():
         if address not in here:
             place = Place(experiment.file).at("runtime", "workers", worker)
-            raise place.refuse(f"is {address!r}, another machine", "with --address HOST:PORT of the cluster it is in")
+            raise place.refuse(
+                f"is {address!r}; a local run has {', '.join(here)} alone", "--address HOST:PORT of its cluster"
+            )
 
 
 def place_of(experiment: Experiment, name: str) -> dict[str, float]:

@@ -108,7 +108,10 @@ def _check_prices(prices: ty.Prices, exits: int, workers: Collection[str]) -> No
     _require(all(len(row) == exits for row in prices.pi), "prices for another number of segments")
     fits = all(len(way.share) == exits and len(way.air_s) == (exits if way.channel else 0) for way in prices.ways)
     _require(fits, "prices for another number of segments")
-    _require(all(0 <= part <= 1 for way in prices.ways for part in way.share), "a share is out of range")
+    _require(
+        all(0 <= part <= 1 or part == ty.ANY_SHARE for way in prices.ways for part in way.share),
+        "a share is out of range",
+    )
     numbers = [*(pi for row in prices.pi for pi in row), *(x for way in prices.ways for x in (way.nu, *way.air_s))]
     _require(all(0 <= number < math.inf for number in numbers), "a price is out of range")
     ends = [(way.sender, way.receiver) for way in prices.ways]
