@@ -43,8 +43,6 @@ class Setting:
 
 def run(experiment: Experiment, setting: Setting) -> RunRecord:
     """Run an experiment on the cluster that Ray is connected to; see `Cluster.run`."""
-    if setting.is_local:
-        check_places(experiment)
     channels = experiment.topology.channels()
     if not channels or experiment.runtime.emulate == "none":
         return _run(experiment, setting, None)
@@ -60,6 +58,8 @@ def run(experiment: Experiment, setting: Setting) -> RunRecord:
 def _run(experiment: Experiment, setting: Setting, channels: Path | None) -> RunRecord:
     setting.interrupt.check()
     check_real(experiment)
+    if setting.is_local:
+        check_places(experiment)
     calls = Calls(lambda: setting.interrupt.requested, setting.is_local)
     phases = _Phases(setting.observer)
     phases.enter("prepare")

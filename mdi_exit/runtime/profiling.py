@@ -50,14 +50,14 @@ def profile(
 
     Raises UserError for what a worker cannot do, RunAborted for one that does not answer, KeyboardInterrupt.
     """
-    if is_local:
-        check_places(experiment)
     if experiment.topology.channels():
         named = ", ".join(experiment.topology.channels())
         raise UserError(
             f"{experiment.topology.name}: links on channel {named} are measured one at a time, which says nothing of "
             "how they share it; allowed: links without a channel"
         )
+    if is_local:
+        check_places(experiment)
     prepared, calls = compute.prepare(experiment.model, experiment.runtime.backend), Calls(interrupted, is_local)
     remote: Any = ray.remote  # its annotations do not know the class's methods
     workers = experiment.topology.workers
