@@ -1,6 +1,6 @@
 """The graph: which workers there are, which links join them, and what each worker must know of it.
 
-The only import of networkx, only where files are checked and graphs drawn: its 16 MB are much on a small device.
+The only import of networkx, only where files are checked and graphs drawn: it is large for a small device.
 MDI-Exit's N_n are the one-hop neighbours of n (papers.md section 1.2); its topologies Local, 2-Node, 3-Node-Mesh,
 3-Node-Circular and 5-Node-Mesh are shipped, and any graph of a user's is taken in which every worker can be reached
 from the source and can return results to it. A one-way link carries tasks and results one way; acknowledgements,
@@ -210,7 +210,7 @@ def _nearer(hops: Mapping[str, int], m: str, worker: str) -> bool:
 def _hops(steps: Mapping[str, Sequence[str]], starts: Sequence[str]) -> dict[str, int]:
     """Steps from the nearest of `starts` to each worker that can be reached.
 
-    By hand: a source makes prices from routes, and networkx would take 16 MB of its memory for this.
+    By hand: a source makes prices from routes, and networkx would take much of its memory for this.
     """
     hops, waiting = dict.fromkeys(starts, 0), deque(starts)
     while waiting:

@@ -20,7 +20,7 @@ import yaml
 
 from mdi_exit.errors import UserError
 
-if TYPE_CHECKING:  # 8 MB with its models, which workers that only refuse need not carry
+if TYPE_CHECKING:  # workers, which only refuse, need not carry it
     import pydantic
 
 NUMBERS_MAX = 1_000_000  # lines of a file of numbers: what is read is held in memory

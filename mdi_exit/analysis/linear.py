@@ -1,7 +1,7 @@
 """Linear programmes as the fluid problem makes them, for HiGHS: minimise a cost over x >= 0, where what flows balances
 and no resource is used for longer than there is.
 
-HiGHS itself, and not by way of scipy: a source solves while it works, and scipy would take 50 MB more of its memory.
+HiGHS itself, and not by way of scipy: a source solves while it works, and scipy would take far more of its memory.
 """
 
 from __future__ import annotations

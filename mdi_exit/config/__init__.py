@@ -1,6 +1,6 @@
 """An experiment: validated YAML to frozen objects. Read `experiment`, then `schema`, then `load`.
 
-What workers are handed is here; reading files takes pydantic, 8 MB that a small device need not carry.
+What workers are handed is here; reading files takes models that a small device need not carry.
 """
 
 from mdi_exit.config.churn import Churn, check_real
