@@ -16,6 +16,8 @@ class WorkerFacts:
 
     bytes_sent: int | None = None
     rss_bytes: int | None = None
+    processor_s: float | None = None  # processor time of the process since admission opened, all its threads
+    computing_s: tuple[float, ...] | None = None  # of it, that of segments 1..K
     pace_missed: float | None = None  # share of the computations in which the host was slower than the device
     restarts: int = 0
 
@@ -44,6 +46,7 @@ def worker_rows(
             "utilization": ratio(tally.busy_s, watched_s),
             "bytes_sent": known.bytes_sent,
             "rss_bytes": known.rss_bytes,
+            "processor_s": known.processor_s,
             "pace_missed": known.pace_missed,
             "restarts": known.restarts,
         }

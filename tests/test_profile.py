@@ -23,9 +23,7 @@ from mdi_exit.config.load import load_experiment
 from mdi_exit.core.types import ExitReading
 from mdi_exit.devices import Overhead
 from mdi_exit.errors import UserError
-from mdi_exit.runtime import overhead
 from mdi_exit.runtime.life import Life
-from mdi_exit.runtime.node import Node
 from mdi_exit.runtime.probe import Prober, SliceTimes, WayTimes, _waits, summary
 from mdi_exit.runtime.profiling import SLICES_MAX, Profiled, profile, slices_to_time
 
@@ -164,37 +162,6 @@ def test_what_cannot_be_profiled_is_one_line(
     assert complaint in refused(here("profile", *words, folder=tmp_path, monkeypatch=monkeypatch, capsys=capsys))
 
 
-def test_the_runtime_is_timed_by_a_node_s_own_loop() -> None:
-    experiment = load_experiment("near-optimal", {"topology": "2-node"})
-    life = Life(experiment, compute.prepare(experiment.model), "n2", 0, time.time())
-    assert (
-        overhead.processor_s(life, overhead.FirstSegment(life), {"first": (1, 2, 3, 4, 5)}, True, 1.0) > 0
-    )  # it did run: data were answered
-
-
-def _ahead(source: Node) -> int:
-    assert source.tally.source is not None
-    return source._worker.admitted - source.tally.source.completed
-
-
-def test_data_that_nobody_answers_are_not_charged_to_those_that_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first of two nodes has a fifth of the work; unbounded it ran ahead, three data of four for nothing."""
-    experiment = load_experiment("near-optimal", {"topology": "2-node", "worker.link_window": 4})
-    life = Life(experiment, compute.prepare(experiment.model), "n2", 0, time.time())
-    look, ahead = overhead._answered, list[int]()
-
-    def noted(source: Node, *rest: Any) -> tuple[float, int]:
-        found = look(source, *rest)
-        ahead.append(source.call(lambda: _ahead(source)).result())
-        return found
-
-    monkeypatch.setattr(overhead, "_answered", noted)
-    assert (
-        overhead.processor_s(life, overhead.FirstSegment(life), {"first": (1,), "second": (2, 3, 4, 5)}, True, 1.0) > 0
-    )
-    assert len(ahead) == 2 and max(ahead) <= 12 + 2 * 4
-
-
 class Stopped:
     """A runner of two segments that take as long, one of which is always stopped by the system for a while."""
 
@@ -225,12 +192,6 @@ def test_whom_a_control_group_stops_is_not_the_slower_segment(monkeypatch: pytes
     assert sum(found.values()) > 0.007  # and both together take as long as they take
 
 
-def test_what_the_runtime_takes_is_told_apart_by_three_settings() -> None:
-    """5 exits; per datum 3 ms when it leaves at once, 7 through all, 10 with another node's help."""
-    assert overhead.apart(0.003, 0.007, 0.010, 5) == pytest.approx(Overhead(0.002, 0.001, 0.0015))
-    assert overhead.apart(0.003, 0.002, 0.001, 5) == Overhead(0.003, 0.0, 0.0)  # noise is no gain
-
-
 def test_a_slice_is_told_of_where_it_is_not_the_sum_of_its_segments() -> None:
     """Slice 1-2 by chance took longer than its segments and slice 2-3, which does not fit a cache, always does."""
     passes: dict[tuple[int, ...], list[list[float]]] = {(1,): [[1.0]] * 9, (2,): [[1.0]] * 9, (3,): [[1.0]] * 9}
@@ -253,65 +214,3 @@ def test_whose_processor_time_counts() -> None:
     assert waits(threads_per_worker=2) and waits(device="cuda:1")
     assert waits(PacedRunner(Stopped((1,)), [0.001] * Stopped((1,)).exits, 0.0, Random(0)))
     assert waits(device="auto") == torch.cuda.is_available()
-
-
-def test_the_first_segment_is_opened_once_for_all_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    experiment = load_experiment("near-optimal", {"topology": "2-node"})
-    life = Life(experiment, compute.prepare(experiment.model), "n2", 0, time.time())
-    opening, opened, seen = compute.open_runner, list[Any](), list[Any]()
-
-    def noted(*given: Any, **named: Any) -> Any:
-        opened.append(opening(*given, **named))
-        return opened[-1]
-
-    def timed(life: Life, first: overhead.FirstSegment, hosted: Any, deep: bool, seconds: float) -> float:
-        seen.append((first, tuple(hosted)))
-        return {(1, False): 0.003, (1, True): 0.007, (2, True): 0.010}[len(hosted), deep]
-
-    monkeypatch.setattr(compute, "open_runner", noted)
-    monkeypatch.setattr(overhead, "processor_s", timed)
-    spells = iter([(1.0, 0.75), (1.0, 0.75), (2.0, 0.5)])  # half of the processor; the mean of 1.33, 1.33 and 4 is 2.2
-    monkeypatch.setattr(overhead, "_spell", lambda seconds: next(spells))
-    assert overhead.measure(life, 1.0) == pytest.approx(Overhead(0.004, 0.002, 0.003))
-    assert len(opened) == 1 and len(seen) == 9 and len({first for first, _ in seen}) == 1
-
-
-def test_what_a_stand_in_does_is_none_of_the_runtime_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor is the answer that it makes up."""
-    experiment = load_experiment("near-optimal", {"topology": "2-node"})
-    life = Life(experiment, compute.prepare(experiment.model), "n2", 0, time.time())
-    stand_in = overhead._StandIn((1, 2), life.prepared.features, overhead.FirstSegment(life))
-    repeat = np.repeat
-
-    def slowly(*given: Any, **named: Any) -> Any:
-        until_s = time.thread_time() + 0.02
-        while time.thread_time() < until_s:
-            pass
-        return repeat(*given, **named)
-
-    monkeypatch.setattr(np, "repeat", slowly)
-    readings, features = stand_in.run(2, np.zeros((3, *stand_in.feature_shape(1)), np.float32))
-    assert len(readings) == 3 and features is not None and features.shape == (3, *stand_in.feature_shape(2))
-    assert stand_in.used_s >= 0.02
-
-
-@pytest.mark.parametrize("cause", [UserError("the journal is full"), ZeroDivisionError("a bug")])
-def test_what_ends_a_node_s_turn_is_heard_of(cause: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    experiment = load_experiment("near-optimal", {"topology": "2-node"})
-    life = Life(experiment, compute.prepare(experiment.model), "n2", 0, time.time())
-    turn, turns = Node.turn, 0
-
-    def fails(node: Node, longest_s: float) -> bool:
-        nonlocal turns
-        turns += 1
-        if turns > 20:
-            raise cause
-        return turn(node, longest_s)
-
-    monkeypatch.setattr(Node, "turn", fails)
-    with pytest.raises(type(cause), match=str(cause)):
-        overhead.processor_s(life, overhead.FirstSegment(life), {"first": (1, 2, 3, 4, 5)}, True, 1.0)
-    if isinstance(cause, UserError):
-        turns = 0
-        with pytest.raises(UserError, match="n2: the journal is full"):
-            Prober().time_runtime(life, 1.0)

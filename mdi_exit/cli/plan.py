@@ -37,23 +37,25 @@ def profile(
     links are measured as they are emulated. Let nothing else run meanwhile.
     """
     from mdi_exit.cli.run import load
+    from mdi_exit.config.load import load_experiment
     from mdi_exit.config.settings import parse_setting
 
     loaded = load(experiment, settings, None)
-    from mdi_exit.cli import profiled, session
+    from mdi_exit.cli import planned, profiled, session
 
+    overrides = dict(parse_setting(setting) for setting in settings or ())
+    trial = load_experiment(experiment, {**overrides, **planned.rules_for(loaded)})
     with session.results_folder(out, f"{loaded.name}-profile") as folder:
         with session.cluster(address) as cluster:
             measured = cluster.profile(
-                loaded, seconds, lambda words: print(f"{words} ...", file=sys.stderr, flush=True)
+                loaded, trial, seconds, lambda words: print(f"{words} ...", file=sys.stderr, flush=True)
             )
-        overrides = dict(parse_setting(setting) for setting in settings or ())
         profiled.write(experiment, overrides, loaded, measured, folder)
     if as_json:
         said = {"devices": profiled.devices(loaded, measured), "topology": profiled.topology(loaded, measured)}
         print(json.dumps(said, indent=1, sort_keys=True, allow_nan=False))
         return
-    session.say(profiled.shown(measured))
+    session.say(profiled.shown(loaded, measured, address is None))
     names = ", ".join((profiled.EXPERIMENT, profiled.TOPOLOGY, f"{profiled.DEVICES}/*.yaml"))
     session.say([f"Written to {folder}: {names}. Next: mdi-exit plan {folder / profiled.EXPERIMENT}"])
 

@@ -108,6 +108,14 @@ def cautions(experiment: Experiment, card: Card) -> list[str]:
     ]
 
 
+def rules_for(experiment: Experiment) -> dict[str, Any]:
+    """The rules that a plan has an experiment follow, unless it is to keep its own."""
+    rules = {} if experiment.arrivals else {"admission": RULES["admission"]}
+    if not isinstance(experiment.offloading, OffloadByExit):  # whom the exit rule hands over goes, nobody else
+        rules["offloading"] = RULES["offloading"]
+    return rules
+
+
 def write(
     name: str, overrides: Mapping[str, Any], plan: Plan, content: Mapping[str, Any], wish: Wish, out: Path
 ) -> Experiment:
@@ -118,10 +126,7 @@ def write(
     changes: dict[str, Any] = {"placement": placement, "name": f"{content['name']}-plan"}
     loaded = load_experiment(name, overrides)
     if not wish.keep_rules:
-        if not isinstance(loaded.offloading, OffloadByExit):  # whom the exit rule hands over goes, nobody else
-            changes["offloading"] = RULES["offloading"]
-        if loaded.arrivals is None:
-            changes["admission"] = RULES["admission"]
+        changes |= rules_for(loaded)
     load_experiment(name, {**overrides, **changes})
     remark = f"Made by: {content['command']}\nPredicted: {content['rate_per_s']:.1f} data per second."
     with outputs.writing(out):

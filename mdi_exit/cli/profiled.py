@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from rich import box
 from rich.table import Table
 
 from mdi_exit import outputs
 from mdi_exit.config import Experiment
 from mdi_exit.config.rewrite import as_yaml, rewritten
+from mdi_exit.devices import Overhead
 from mdi_exit.jsonfile import rounded
 from mdi_exit.machine import command_line
 from mdi_exit.shaping import Shape
@@ -64,9 +66,15 @@ def devices(experiment: Experiment, measured: Profiled) -> dict[str, dict[str, A
             "spread": rounded(times.spread),
             "segment_s": {key: rounded([times.segment_s[k] for k in range(1, experiment.exits + 1)])},
             "slice_s": {key: rounded(times.slice_s)} if times.slice_s else {},
-            "runtime_s": {name.removesuffix("_s"): rounded(s) for name, s in asdict(measured.runtimes[worker]).items()},
+            **_runtime(measured.runtimes.get(worker)),
         }
     return found
+
+
+def _runtime(known: Overhead | None) -> dict[str, Any]:
+    if known is None:
+        return {}
+    return {"runtime_s": {name.removesuffix("_s"): rounded(s) for name, s in asdict(known).items()}}
 
 
 def topology(experiment: Experiment, measured: Profiled) -> dict[str, Any]:
@@ -89,29 +97,45 @@ def topology(experiment: Experiment, measured: Profiled) -> dict[str, Any]:
     }
 
 
-def shown(measured: Profiled) -> list[Any]:
+def shown(experiment: Experiment, measured: Profiled, is_local: bool) -> list[Any]:
     """Tables of what was measured."""
     slices = _table("worker", "whole network ms", "spread", "free MB", "runtime ms: datum", "task", "hand-over")
     for worker, times in measured.devices.items():
         whole_s = times.slice_s.get(f"1-{len(times.segment_s)}", sum(times.segment_s.values()))
-        runtime = measured.runtimes[worker]
-        own = [f"{1000 * s:.2f}" for s in (runtime.datum_s, runtime.task_s, runtime.hop_s)]
+        runtime = measured.runtimes.get(worker)
+        own = [f"{1000 * s:.2f}" for s in astuple(runtime)] if runtime else ["", "", ""]
         free = f"{times.available_bytes / 1e6:.0f}"
         slices.add_row(worker, f"{1000 * whole_s:.2f}", f"{times.spread:.0%}", free, *own)
     ways = _table("link", "Mbit/s", "round trip ms")
     for (a, b), way in measured.ways.items():
         ways.add_row(f"{a}->{b}", f"{way.bandwidth_bps / 1e6:.1f}", f"{1000 * way.round_trip_s:.2f}")
-    return [slices, *([ways] if measured.ways else []), *warnings(measured)]
+    together = []
+    if measured.trial_per_s is not None:
+        together = [f"All together, as a plan would have them, they answered {measured.trial_per_s:.0f} data/s."]
+    return [slices, *([ways] if measured.ways else []), *together, *warnings(experiment, measured, is_local)]
 
 
-def warnings(measured: Profiled) -> list[str]:
+def warnings(experiment: Experiment, measured: Profiled, is_local: bool) -> list[str]:
     """What makes a measurement less than it looks, in lines."""
+    emulated = all(experiment.devices.values()) and experiment.runtime.emulate == "all"
     unsteady = [
         f"{worker} ({times.spread:.0%})" for worker, times in measured.devices.items() if times.spread > UNSTEADY
     ]
+    found, cores, workers = [], len(psutil.Process().cpu_affinity() or ()), len(measured.devices)
+    if is_local and not emulated and workers > cores:
+        found.append(
+            f"warning: {workers} workers share {cores} cores here, and slices were timed one worker after the other: a "
+            "plan counts on a core for each, and promises what as many machines could do"
+        )
+    if measured.trial_failed:
+        found.append(
+            f"warning: they could not be run together ({measured.trial_failed}), so that it is not known what the "
+            "runtime takes; a plan counts on nothing"
+        )
     if not unsteady:
-        return []
+        return found
     return [
+        *found,
         "",
         f"warning: times vary by more than {UNSTEADY:.0%} on {', '.join(unsteady)}: something else runs there, or the "
         "processor is shared out, as a container's or a lab device's is; more --seconds make the means surer",

@@ -82,7 +82,7 @@ def experiment(lab: state.State) -> dict[str, Any]:
         # told twice a second, a line of devices waits for news.
         # A device whose quota is used up answers when its next period begins, up to 20 ms later; with one hand-over
         # under way at a time a link would wait for that, and carry less than it can.
-        "worker": {"gossip_s": 0.1, "link_window": 4},
+        "worker": {"gossip_s": 0.1, "link_window": 16},
         "runtime": {"workers": workers},
         "duration_s": _DURATION_S,
     }

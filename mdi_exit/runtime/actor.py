@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures as futures
 import copy
 import gc
+import operator
 import os
 import shutil
 import time
@@ -72,6 +73,8 @@ class Closed:
     tally: NodeTally
     bytes_sent: int
     rss_bytes: int
+    processor_s: float  # of all threads, since admission opened or this life began
+    computing_s: tuple[float, ...]  # of it, in segments 1..K
     pace_missed: float | None  # share of the computations
     notes: tuple[str, ...]
     journals: Mapping[str, bytes]  # by file name, when they have to travel
@@ -86,6 +89,8 @@ class WorkerProcess:
         self._owns_process = owns_process
         self._node: Node | None = None
         self._runner: SegmentRunner | None = None
+        self._used_s = 0.0  # processor time of this process when it began to count
+        self._computing_s: tuple[float, ...] = ()  # of it, that of segments 1..K
 
     def open(self, life: Life, host: str) -> Opened:
         """Begin a life: load the slice, listen on `host`. Raises UserError, and no subclass: it has to travel."""
@@ -96,6 +101,7 @@ class WorkerProcess:
             self._node = Node(life, self._runner, host)
         except UserError as error:
             raise UserError(str(error)) from None
+        self._used_s, self._computing_s = time.process_time(), tuple(self._node.computer.used_s)
         opened = Opened(self._node.links.address, os.getpid())  # before the links are the loop's thread's
         if self._owns_process:
             collect_seldom()
@@ -130,6 +136,7 @@ class WorkerProcess:
         """Admission opens: from now on it counts how busy the worker is."""
         node = self._living()
         self._ask(lambda: node.tally.begin(node.now()))
+        self._used_s, self._computing_s = time.process_time(), tuple(node.computer.used_s)
 
     def tell(self, event: ControllerEvent) -> None:
         """Tell the controller, at the source."""
@@ -163,6 +170,8 @@ class WorkerProcess:
             tally=node.tally,
             bytes_sent=sum(node.exchange.bytes_sent.values()),
             rss_bytes=psutil.Process().memory_info().rss,
+            processor_s=time.process_time() - self._used_s,
+            computing_s=tuple(map(operator.sub, node.computer.used_s, self._computing_s)),
             pace_missed=missed,
             notes=tuple(
                 f"{node.life.name} dropped {n} bad messages of {m}, the last: {why}" for m, (n, why) in refused

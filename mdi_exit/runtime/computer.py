@@ -48,6 +48,7 @@ class Computer:
         self._runner, self._wake = runner, wake
         self._short_s = _SHORT_ALONE_S if alone and not isinstance(runner, PacedRunner) else _SHORT_S
         self._took_s: dict[int, float] = {}  # by segment: how long it took last
+        self.used_s = [0.0] * runner.exits  # processor time of segments 1..K
         self._next: _Job | None = None  # to be computed in the loop
         self._thread_s = 0.0  # of the loop's thread, when a group was last computed
         self._follows = False  # the last group's end is being taken in just now
@@ -109,7 +110,7 @@ class Computer:
             self._wake()
 
     def _compute(self, k: int, tasks: tuple[Task, ...], payloads: list[Tensor], follows: bool) -> Computed:
-        started_s = time.monotonic()
+        started_s, used_s = time.monotonic(), time.thread_time()
         batch = _batch(payloads)
         try:
             if isinstance(self._runner, PacedRunner):
@@ -121,6 +122,7 @@ class Computer:
         except ComputeError as error:
             return Computed(k, tasks, (), None, time.monotonic() - started_s, str(error))
         self._took_s[k] = duration_s
+        self.used_s[k - 1] += time.thread_time() - used_s
         return Computed(k, tasks, tuple(readings), features, duration_s)
 
 

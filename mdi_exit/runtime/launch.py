@@ -196,7 +196,9 @@ def _journals(closed: Mapping[str, Closed], folder: Path | None, notes: list[str
 def _facts(closed: Closed | None, lives: int) -> WorkerFacts:
     if closed is None:
         return WorkerFacts(restarts=lives)
-    return WorkerFacts(closed.bytes_sent, closed.rss_bytes, closed.pace_missed, lives)
+    return WorkerFacts(
+        closed.bytes_sent, closed.rss_bytes, closed.processor_s, closed.computing_s, closed.pace_missed, lives
+    )
 
 
 def _with_its_traceback_kept(error: RunAborted, folder: Path | None) -> RunAborted:

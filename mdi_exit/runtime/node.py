@@ -86,7 +86,7 @@ class Node:
             self._arrived, self._keep, life.receiver(), life.coders(),
         )  # fmt: skip
         self.tally.travels_bytes = self.exchange.travels_bytes
-        self._computer = Computer(runner, self._bell.ring, alone=len(experiment.topology.workers) == 1)
+        self.computer = Computer(runner, self._bell.ring, alone=len(experiment.topology.workers) == 1)
         self._solver = Solver(life, self._bell.ring) if life.is_source and experiment.offloading.uses_prices else None
         self._do = self._doing()
         self._thread = threading.Thread(target=self._run, name="node", daemon=True)
@@ -137,16 +137,16 @@ class Node:
         for timer in self._timers.due(self.now()):
             self._timer_due(timer)
             self._handle_events()
-        busy = self._computer.busy_here or self.exchange.has_to_speak
+        busy = self.computer.busy_here or self.exchange.has_to_speak
         rung = self.links.wait(0.0 if busy else self._timers.wait_s(self.now(), longest_s))
         self._take_in_messages()
         if rung:
             self._answer_bell()
-        self._computer.collect(self._computed)
+        self.computer.collect(self._computed)
         while self.exchange.speak():  # before computing, so that neighbours need not wait for it
             self._handle_events()  # what cannot be sent
-        self._computer.compute_here(self._computed)
-        return self._computer.busy_here
+        self.computer.compute_here(self._computed)
+        return self.computer.busy_here
 
     def _run(self) -> None:
         try:
@@ -160,7 +160,7 @@ class Node:
     def _close(self) -> None:
         if self._closed:
             return
-        self._computer.stop(_STOP_S)
+        self.computer.stop(_STOP_S)
         if self._solver:
             self._solver.stop()
         self.tally.close(self.now())
@@ -282,7 +282,7 @@ class Node:
         }
 
     def _compute(self, effect: fx.RunSegment) -> None:
-        self._computer.submit(effect.k, effect.tasks, [self._payloads[task.key] for task in effect.tasks])
+        self.computer.submit(effect.k, effect.tasks, [self._payloads[task.key] for task in effect.tasks])
 
     def _hand_over(self, effect: fx.SendTasks) -> None:
         self.exchange.hand_over(effect, [self._payloads[task.key] for task in effect.tasks])

@@ -21,9 +21,8 @@ import psutil
 from mdi_exit import compute
 from mdi_exit.compute import SegmentRunner
 from mdi_exit.compute.pacing import PacedRunner
-from mdi_exit.devices import Overhead, slice_name
+from mdi_exit.devices import slice_name
 from mdi_exit.errors import UserError
-from mdi_exit.runtime import overhead
 from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.links import Address, Links
 from mdi_exit.survey import available_bytes
@@ -51,6 +50,7 @@ class SliceTimes:
     segment_s: dict[int, float]
     spread: float  # coefficient of variation of a segment's time, the mean over segments
     available_bytes: int  # memory that was free before
+    stretch: float = 1.0  # how long a second of processor time took
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +103,7 @@ class Prober:
                 raise UserError(f"{life.name}: slice {slice_name(hosted)}: {error}") from None
         stretch = max(1.0, passed_s / used_s)
         taken = {hosted: [[stretch * s for s in row] for row in passes] for hosted, passes in found.items()}
-        return summary(taken, available)
-
-    def time_runtime(self, life: Life, seconds: float) -> Overhead:
-        """See `overhead.measure`. Raises UserError, and no subclass: it has to travel."""
-        try:
-            return overhead.measure(life, seconds)
-        except UserError as error:
-            raise UserError(f"{life.name}: {error}") from None
+        return dataclasses.replace(summary(taken, available), stretch=stretch)
 
     # ---- links
 

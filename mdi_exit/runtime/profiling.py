@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from mdi_exit.yamlfile import Place
 SLICES_MAX = 40  # of a network with 8 segments 36; of one with more only the longest, and single segments
 _PER_SLICE_S = 60.0  # more than loading one and its passes may take
 _PER_WAY_S = 150.0
-_RUNTIME_S = 240.0  # more than three pairs of nodes may take to begin on a device that is slow
 _ROOM = 0.5  # of the free memory: the rest is for Ray, features and the runtimes
 
 
@@ -40,7 +39,9 @@ class Profiled:
     card: Card
     devices: Mapping[str, SliceTimes]
     ways: Mapping[tuple[str, str], WayTimes]
-    runtimes: Mapping[str, Overhead]
+    runtimes: Mapping[str, Overhead] = field(default_factory=dict)  # of whom it is known
+    trial_per_s: float | None = None  # data per second that all answered together, in a trial
+    trial_failed: str = ""  # why there was none
 
 
 def profile(
@@ -70,12 +71,11 @@ def profile(
         if is_local:
             hosts = dict.fromkeys(workers, "127.0.0.1")
         devices = _devices(experiment, calls, actors, lives, is_local, seconds, tell)
-        runtimes = _runtimes(calls, actors, lives, is_local, seconds, tell)
         ways = _ways(experiment, calls, actors, lives, hosts, tell)
     finally:
         for actor in actors.values():
             ray.kill(actor)
-    return Profiled(prepared.card, devices, ways, runtimes)
+    return Profiled(prepared.card, devices, ways)
 
 
 def slices_to_time(experiment: Experiment, available_bytes: Mapping[str, int]) -> dict[str, list[tuple[int, ...]]]:
@@ -118,22 +118,6 @@ def _devices(
         tell(f"timing slices on {', '.join(names)}")
         asked = {w: actors[w].time_slices.remote(lives[w], slices[w], seconds) for w in names}
         found |= calls.gather(asked, within_s)
-    return found
-
-
-def _runtimes(
-    calls: Calls,
-    actors: Mapping[str, Any],
-    lives: Mapping[str, Life],
-    is_local: bool,
-    seconds: float,
-    tell: Callable[[str], None],
-) -> dict[str, Overhead]:
-    found: dict[str, Overhead] = {}
-    for names in _rounds(actors, is_local):
-        tell(f"timing the runtime on {', '.join(names)}")
-        asked = {w: actors[w].time_runtime.remote(lives[w], seconds) for w in names}
-        found |= calls.gather(asked, seconds + _RUNTIME_S)
     return found
 
 
