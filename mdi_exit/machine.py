@@ -14,12 +14,17 @@ def machine() -> dict[str, str | int | None]:
     """Processor, cores this process may use, and the versions that matter; None for what is not installed."""
     return {
         "cpu": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "python": platform.python_version(),
         "ray": _version("ray"),
         "torch": _version("torch"),
         "onnxruntime": _version("onnxruntime"),
     }
+
+
+def cores() -> int | None:
+    """Processors that this process may use, as far as the system says."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def command_line(program: str = "mdi-exit") -> str:

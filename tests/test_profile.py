@@ -194,12 +194,23 @@ def test_whom_a_control_group_stops_is_not_the_slower_segment(monkeypatch: pytes
 
 def test_a_slice_is_told_of_where_it_is_not_the_sum_of_its_segments() -> None:
     """Slice 1-2 by chance took longer than its segments and slice 2-3, which does not fit a cache, always does."""
-    passes: dict[tuple[int, ...], list[list[float]]] = {(1,): [[1.0]] * 9, (2,): [[1.0]] * 9, (3,): [[1.0]] * 9}
-    passes |= {(1, 2): [[1.0, 1.0]] * 8 + [[9.0, 1.0]], (2, 3): [[2.0, 2.0]] * 9}
-    found = summary(passes, 10**9)
+    once: dict[tuple[int, ...], list[list[float]]] = {(1,): [[1.0]] * 9, (2,): [[1.0]] * 9, (3,): [[1.0]] * 9}
+    once |= {(1, 2): [[1.0, 1.0]] * 8 + [[9.0, 1.0]], (2, 3): [[2.0, 2.0]] * 9}
+    found = summary({hosted: [passes] * 3 for hosted, passes in once.items()}, 10**9)
     assert set(found.slice_s) >= {"2-3"} and "1-2" not in found.slice_s
-    assert found.slice_s["2-3"] == 4.0
+    assert found.slice_s["2-3"] == pytest.approx(4.0)
     assert found.segment_s[1] == pytest.approx((9 + 17) / 18) and found.available_bytes == 10**9
+
+
+def test_a_slice_that_was_slow_for_a_while_is_not_told_of() -> None:
+    """For a third of the time something else ran while 1-2 was timed: by its mean it is far from its segments' sum."""
+    quiet: dict[tuple[int, ...], list[list[float]]] = {(1,): [[1.0]] * 9, (2,): [[1.0]] * 9, (1, 2): [[1.0, 1.0]] * 9}
+    found = summary({h: [p, [[5.0] * len(h)] * 9 if len(h) == 2 else p, p] for h, p in quiet.items()}, 10**9)
+    assert found.slice_s == {}
+    # But what is slow all the time is, although the whole machine is slower in one round than in the others.
+    slow = {**quiet, (1, 2): [[2.0, 2.0]] * 9}
+    rounds = {h: [p, [[3 * s for s in row] for row in p], p] for h, p in slow.items()}
+    assert summary(rounds, 10**9).slice_s["1-2"] == pytest.approx(4 * 5 / 3)
 
 
 def test_whose_processor_time_counts() -> None:

@@ -7,7 +7,6 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 from rich import box
 from rich.table import Table
 
@@ -16,7 +15,7 @@ from mdi_exit.config import Experiment
 from mdi_exit.config.rewrite import as_yaml, rewritten
 from mdi_exit.devices import Overhead
 from mdi_exit.jsonfile import rounded
-from mdi_exit.machine import command_line
+from mdi_exit.machine import command_line, cores
 from mdi_exit.shaping import Shape
 
 if TYPE_CHECKING:
@@ -121,10 +120,10 @@ def warnings(experiment: Experiment, measured: Profiled, is_local: bool) -> list
     unsteady = [
         f"{worker} ({times.spread:.0%})" for worker, times in measured.devices.items() if times.spread > UNSTEADY
     ]
-    found, cores, workers = [], len(psutil.Process().cpu_affinity() or ()), len(measured.devices)
-    if is_local and not emulated and workers > cores:
+    found, here, workers = [], cores() or 1, len(measured.devices)
+    if is_local and not emulated and workers > here:
         found.append(
-            f"warning: {workers} workers share {cores} cores here, and slices were timed one worker after the other: a "
+            f"warning: {workers} workers share {here} cores here, and slices were timed one worker after the other: a "
             "plan counts on a core for each, and promises what as many machines could do"
         )
     if measured.trial_failed:

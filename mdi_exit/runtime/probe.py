@@ -27,14 +27,18 @@ from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.links import Address, Links
 from mdi_exit.survey import available_bytes
 
-_WARM_UP, _PASSES_MIN, _PASSES_MAX = 2, 5, 400
-_ERRORS, _ALIKE = 3.0, 0.1  # a slice is unlike the sum of its segments by more standard errors, and a larger share
+_ROUNDS = 3  # through all slices: what else goes on in a machine for some seconds must not fall on one of them alone
+_WARM_UP, _PASSES_MIN, _PASSES_MAX = 1, 2, 150  # of a slice in a round
+# A slice is unlike the sum of its segments by more standard errors, and in every round by a larger share.
+_ERRORS, _ALIKE = 3.0, 0.1
 _PINGS, _PING_BYTES = 15, 64
 _CHUNK_BYTES = 8_192  # first burst; each next one is four times as long, until one takes long enough
 _BURST_S, _BURST_MAX_BYTES, _MESSAGE_BYTES = 0.4, 32 << 20, 64 << 10
 _ANSWER_S = 60.0  # at the slowest: a first burst of 8 kB at 1.1 kbit/s
 _STEP_S = 0.02
 _PING, _PONG, _DATA, _LAST, _END = b"p", b"o", b"d", b"l", b"e"
+
+Passes = Sequence[Sequence[float]]  # through a slice: of each, the seconds of the slice's segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,28 +85,31 @@ class Prober:
         return available_bytes() or psutil.virtual_memory().available
 
     def time_slices(self, life: Life, slices: Sequence[tuple[int, ...]], seconds: float) -> SliceTimes:
-        """Run each slice on its own, over and over, for its share of `seconds`; the longest slices first.
+        """Run each slice on its own, over and over, for its share of `seconds`; in each round the longest slices first.
 
         Raises UserError, and no subclass: it has to travel.
         """
         available = self.free_bytes()
         rng = np.random.default_rng(life.experiment.seed)
         group = life.experiment.worker_options[life.name].group_max
-        found: dict[tuple[int, ...], list[list[float]]] = {}
+        found: dict[tuple[int, ...], list[Passes]] = {hosted: [] for hosted in slices}
         passed_s = used_s = 0.0
-        for hosted in sorted(slices, key=len, reverse=True):
+        for hosted in sorted(slices, key=len, reverse=True) * _ROUNDS:
             placed = {**life.experiment.hosted, life.name: hosted}
             within = dataclasses.replace(life, experiment=dataclasses.replace(life.experiment, hosted=placed))
             try:
                 runner = within.runner()
                 clock = time.perf_counter if _waits(life, runner) else time.thread_time
                 passed_s, used_s = passed_s - time.perf_counter(), used_s - clock()
-                found[hosted] = _passes(runner, hosted, group, seconds / len(slices), rng, clock)
+                within_s = seconds / len(slices) / _ROUNDS
+                found[hosted].append(_passes(runner, hosted, group, within_s, rng, clock))
                 passed_s, used_s = passed_s + time.perf_counter(), used_s + clock()
             except UserError as error:
                 raise UserError(f"{life.name}: slice {slice_name(hosted)}: {error}") from None
         stretch = max(1.0, passed_s / used_s)
-        taken = {hosted: [[stretch * s for s in row] for row in passes] for hosted, passes in found.items()}
+        taken = {
+            h: [[[stretch * s for s in row] for row in passes] for passes in rounds] for h, rounds in found.items()
+        }
         return dataclasses.replace(summary(taken, available), stretch=stretch)
 
     # ---- links
@@ -224,26 +231,36 @@ class _Line:
             self._links.send(self._peer, [heapq.heappop(self._held)[2]])
 
 
-def summary(found: Mapping[tuple[int, ...], Sequence[Sequence[float]]], available: int) -> SliceTimes:
-    """What passes through slices amount to; `found` holds for each slice the seconds of its segments in each pass.
+def summary(found: Mapping[tuple[int, ...], Sequence[Passes]], available: int) -> SliceTimes:
+    """What passes through slices amount to; `found` holds for each slice, round by round, its passes.
 
     A segment's mean is over the passes of all slices that hold it. A slice is told of where it takes another time than
     its segments together, by more than chance makes it: a plan that chooses among slices would choose the luckiest.
     """
+    rounds = len(next(iter(found.values())))
+    each = [_by_segment({hosted: passes[r] for hosted, passes in found.items()}) for r in range(rounds)]
+    parts = {k: [s for parts in each for s in parts[k]] for k in sorted(each[0])}
+    means = {k: statistics.fmean(times) for k, times in parts.items()}
+    in_round = [{k: statistics.fmean(times) for k, times in parts.items()} for parts in each]
+    spreads = [statistics.pstdev(times) / means[k] for k, times in parts.items()]
+    whole: dict[str, float] = {}
+    for hosted, passes in found.items():
+        beside = [sum(known[k] for k in hosted) for known in in_round]
+        ratios = [[sum(row) / together_s for row in one] for one, together_s in zip(passes, beside, strict=True)]
+        by_round, flat = [statistics.fmean(one) for one in ratios], [ratio for one in ratios for ratio in one]
+        ratio, chance = statistics.fmean(flat), _ERRORS * statistics.pstdev(flat) / len(flat) ** 0.5
+        always = min(by_round) > 1 + _ALIKE or max(by_round) < 1 - _ALIKE
+        if always and abs(ratio - 1) > chance:
+            whole[slice_name(hosted)] = ratio * sum(means[k] for k in hosted)
+    return SliceTimes(whole, means, min(2.0, statistics.fmean(spreads)), available)
+
+
+def _by_segment(found: Mapping[tuple[int, ...], Passes]) -> dict[int, list[float]]:
     parts: dict[int, list[float]] = {}
     for hosted, passes in found.items():
         for k, times in zip(hosted, zip(*passes, strict=True), strict=True):
             parts.setdefault(k, []).extend(times)
-    means = {k: statistics.fmean(times) for k, times in sorted(parts.items())}
-    spreads = [statistics.pstdev(times) / means[k] for k, times in parts.items()]
-    whole: dict[str, float] = {}
-    for hosted, passes in found.items():
-        sums = [sum(row) for row in passes]
-        mean_s, together_s = statistics.fmean(sums), sum(means[k] for k in hosted)
-        chance_s = _ERRORS * statistics.pstdev(sums) / len(sums) ** 0.5
-        if abs(mean_s - together_s) > max(chance_s, _ALIKE * together_s):
-            whole[slice_name(hosted)] = mean_s
-    return SliceTimes(whole, means, min(2.0, statistics.fmean(spreads)), available)
+    return parts
 
 
 def _waits(life: Life, runner: SegmentRunner) -> bool:

@@ -62,7 +62,7 @@ def measure(
 ) -> Profiled:
     """Run `experiment` for so long, and say what it showed beside what was `measured` alone.
 
-    Where it cannot be run (a data set that is not here) that is told of, and nothing is known of what the runtime takes.
+    Where it cannot be run (a data set that is not here) that is told of, and what the runtime takes is not known.
     Raises KeyboardInterrupt.
     """
     short = dataclasses.replace(
