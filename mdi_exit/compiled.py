@@ -1,0 +1,45 @@
+"""Which modules an installation may have compiled to machine code, and whether this one has.
+
+They decide, or let virtual time pass, at every event. `hatch_build.py` compiles them when asked to, as they are.
+Types, events and effects are not among them, as what they are annotated with, which compiling drops, is the wire's
+schema; nor are the rules, which as settings are pickled, and subclassed.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Final
+
+MODULES: Final = (
+    *(
+        f"mdi_exit.core.{name}"
+        for name in (
+            "controller",
+            "custody",
+            "dealt",
+            "delays",
+            "flood",
+            "gossip",
+            "neighbour",
+            "prices",
+            "queues",
+            "relay",
+            "standing",
+            "views",
+            "worker",
+        )
+    ),
+    *(f"mdi_exit.simulation.{name}" for name in ("frames", "links", "run", "times", "world")),
+    "mdi_exit.assembly",
+    "mdi_exit.choices",
+    "mdi_exit.samples",
+    "mdi_exit.shaping",
+    "mdi_exit.tallies",
+    "mdi_exit.tally",
+)
+
+
+def is_compiled() -> bool:
+    """Whether this installation is compiled; in part it never is."""
+    spec = find_spec(MODULES[0])
+    return spec is not None and not str(spec.origin).endswith(".py")
