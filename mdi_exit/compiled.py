@@ -29,6 +29,7 @@ MODULES: Final = (
             "worker",
         )
     ),
+    "mdi_exit.policies.weighing",
     *(f"mdi_exit.simulation.{name}" for name in ("frames", "links", "run", "times", "world")),
     "mdi_exit.assembly",
     "mdi_exit.choices",
