@@ -2,7 +2,7 @@
 
 They decide, or let virtual time pass, at every event. `hatch_build.py` compiles them when asked to, as they are.
 Types, events and effects are not among them, as what they are annotated with, which compiling drops, is the wire's
-schema; nor are the rules, which as settings are pickled, and subclassed.
+schema; nor are rules and tallies, which are sent to other processes.
 """
 
 from __future__ import annotations
@@ -32,11 +32,7 @@ MODULES: Final = (
     "mdi_exit.policies.weighing",
     *(f"mdi_exit.simulation.{name}" for name in ("frames", "links", "run", "times", "world")),
     "mdi_exit.assembly",
-    "mdi_exit.choices",
-    "mdi_exit.samples",
     "mdi_exit.shaping",
-    "mdi_exit.tallies",
-    "mdi_exit.tally",
 )
 
 

@@ -22,7 +22,6 @@ _TRANSFERS_MAX = 4_096  # hand-overs whose end is awaited; one to a neighbour th
 _REASONS_MAX = 50  # different reasons kept per outcome; further ones are counted together
 _OTHER_REASONS = "other reasons"
 _ENDS = (ev.TasksDelivered, ev.TasksRefused, ev.TasksUndelivered)
-_SENT = ("node", "epoch", "worker", "source", "_exits", "_under_way", "_observed")  # of a NodeTally
 _LabelOf = Callable[[int], int]  # gives the true label of a datum
 
 
@@ -196,12 +195,7 @@ class NodeTally:
         self._observed: tuple[float, int, int] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {name: getattr(self, name) for name in _SENT}  # compiled, it has no __dict__
-        return {**kept, "_label_of": None, "travels_bytes": _as_it_is}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+        return {**self.__dict__, "_label_of": None, "travels_bytes": _as_it_is}
 
     def add(self, step: Step) -> None:
         """Take in one step of either core of this node."""

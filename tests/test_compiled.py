@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from mdi_exit.compiled import MODULES, is_compiled
 from mdi_exit.config.load import load_experiment
 from mdi_exit.journal import Fingerprint
 from mdi_exit.machine import machine
+from mdi_exit.shaping import BandwidthTrace, Shape
 from mdi_exit.simulation.run import simulate
 from mdi_exit.trace import trace_of
 
@@ -40,6 +42,14 @@ def test_compiled_is_all_or_nothing_and_is_told() -> None:
 
 def test_nothing_compiled_lies_beside_the_sources() -> None:
     assert [*(ROOT / "mdi_exit").rglob("*.so"), *(ROOT / "mdi_exit").rglob("*.pyd")] == []
+
+
+def test_what_travels_between_processes_can() -> None:
+    trace = BandwidthTrace(((1.0, 2e6), (0.5, 0.0)), file="bandwidth.csv")
+    for value in (trace, Shape(bandwidth_trace=trace, latency_s=0.1), Shape(bandwidth_bps=1e6, channel="air")):
+        again = pickle.loads(pickle.dumps(value))
+        assert again == value and again.mean_bps == value.mean_bps
+    assert pickle.loads(pickle.dumps(trace)).file == "bandwidth.csv"
 
 
 @only_compiled
