@@ -28,6 +28,7 @@ from scipy.spatial import cKDTree
 
 from mdi_exit.analysis import plots
 from mdi_exit.analysis.optimum import optimum
+from mdi_exit.compiled import is_compiled
 from mdi_exit.config import Experiment
 from mdi_exit.config.load import load_experiment
 from mdi_exit.report import build_report
@@ -212,6 +213,8 @@ def show(rows: list[Row], summary: dict[str, float]) -> None:
             ]
         )
     table(["workers", "events/s", "per virtual s", "memory", "images/s", "bound", "working", "source's links"], lines)
+    how = "compiled" if is_compiled() else "interpreted"
+    print(f"events/s: of one core, the decision core and the simulator {how}.")
     print("working: workers that were busy for more than 5 % of the time.")
     print(f"A further worker takes {summary['bytes_per_worker'] / 1e3:.0f} kB.")
     print(f"Beyond {summary['workers_that_help']:.0f} workers the rate grows by no more than 5 %. What binds then:")

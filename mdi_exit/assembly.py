@@ -19,7 +19,11 @@ from mdi_exit.core.types import Routes, WorkerOptions
 from mdi_exit.core.worker import WorkerCore
 from mdi_exit.models.card import Card
 from mdi_exit.policies.learned import LearnedExit
+from mdi_exit.quick import KINDS, quicken
 from mdi_exit.topology import routes
+
+for _kind in KINDS:  # whoever drives cores comes by here
+    quicken(_kind)
 
 
 def load_card(experiment: Experiment) -> Card:

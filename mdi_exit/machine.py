@@ -9,12 +9,16 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from mdi_exit.compiled import is_compiled
+
 
 def machine() -> dict[str, str | int | None]:
-    """Processor, cores this process may use, and the versions that matter; None for what is not installed."""
+    """Processor, cores this process may use, whether mdi-exit is compiled, and the versions that matter; None for what
+    is not installed."""
     return {
         "cpu": _processor(),
         "cores": cores(),
+        "compiled": is_compiled(),
         "python": platform.python_version(),
         "ray": _version("ray"),
         "torch": _version("torch"),

@@ -16,7 +16,7 @@ import math
 import random
 import re
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 from mdi_exit import codec
@@ -52,6 +52,9 @@ class BandwidthTrace:
             )
         object.__setattr__(self, "_ends_s", tuple(itertools.accumulate(s for s, _ in self.steps)))
         object.__setattr__(self, "_ends_bits", tuple(itertools.accumulate(s * bps for s, bps in self.steps)))
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return BandwidthTrace, (self.steps, self.file)
 
     @property
     def mean_bps(self) -> float:
@@ -98,6 +101,9 @@ class Shape:
         _ = self.noise
         if self.channel is not None and not NAME.fullmatch(self.channel):
             raise ValueError(f"a channel cannot be called {self.channel[:80]!r}; {NAMES} are wanted")
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:  # compiled and frozen, it could not be filled otherwise
+        return Shape, tuple([getattr(self, known.name) for known in fields(self)])
 
     @property
     def noise(self) -> Channel | None:

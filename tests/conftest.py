@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from mdi_exit.compiled import is_compiled
 from mdi_exit.runtime.cluster import LOCAL_ENVIRONMENT
 
 # Ray reads its environment when it is imported, and test files import what imports it in any order.
@@ -54,6 +55,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     want the machine, and would count each other's left-behinds."""
     devices = {item.path for item in items if item.get_closest_marker("ray") or item.path.name.startswith("test_lab")}
     for item in items:
+        if is_compiled() and (marked := item.get_closest_marker("interpreted")):
+            item.add_marker(pytest.mark.skip(reason=f"compiled: {marked.args[0]}"))
         item.add_marker(pytest.mark.xdist_group("devices" if item.path in devices else item.path.name))
 
 

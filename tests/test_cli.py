@@ -22,6 +22,7 @@ from PIL import Image
 
 from mdi_exit import __version__, assembly, outputs
 from mdi_exit.cli import main
+from mdi_exit.compiled import is_compiled
 from mdi_exit.config.load import load_experiment
 from mdi_exit.errors import UserError
 from mdi_exit.journal import journals, read, replay
@@ -130,7 +131,8 @@ def test_the_version_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = here("--version", folder=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"mdi-exit {__version__}\n", "")
+    said = f"mdi-exit {__version__}{' (compiled)' if is_compiled() else ''}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ def forgetting(method: Callable[..., Any], every: int) -> Callable[..., Any]:
     return sometimes
 
 
+@pytest.mark.interpreted("compiled methods cannot be replaced")
 @pytest.mark.parametrize(
     ("kind", "name", "broken", "says"),
     [

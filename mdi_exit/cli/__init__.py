@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mdi_exit import __version__
+from mdi_exit.compiled import is_compiled
 from mdi_exit.errors import UserError
 
 app = typer.Typer(
@@ -21,7 +22,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"mdi-exit {__version__}")
+        print(f"mdi-exit {__version__}{' (compiled)' if is_compiled() else ''}")
         raise typer.Exit
 
 

@@ -16,6 +16,7 @@ from mdi_exit.core import events as ev
 from mdi_exit.core.types import ExitReading
 from mdi_exit.journal import CoreName, Step
 from mdi_exit.models.card import Card
+from mdi_exit.quick import few_collections
 from mdi_exit.report_nodes import WorkerFacts
 from mdi_exit.shaping import OwnMedium, Shaper
 from mdi_exit.simulation.links import NO_FAULTS, Faults, shapers
@@ -119,12 +120,13 @@ class Simulation:
 
     def advance(self, until_s: float, beyond_finish: bool = False) -> None:
         """Let happen what happens up to `until_s`, or until every datum has its outcome unless `beyond_finish`."""
-        while self._due and self._due[0][0] <= until_s:
-            self.world.run(self._due[0][0], not beyond_finish)
-            if self.world.finished and not beyond_finish:
-                return
-            heapq.heappop(self._due)[-1]()
-        self.world.run(until_s, not beyond_finish)
+        with few_collections():
+            while self._due and self._due[0][0] <= until_s:
+                self.world.run(self._due[0][0], not beyond_finish)
+                if self.world.finished and not beyond_finish:
+                    return
+                heapq.heappop(self._due)[-1]()
+            self.world.run(until_s, not beyond_finish)
 
     def label(self, data_id: int) -> int:
         """The true class of datum d."""

@@ -1,0 +1,42 @@
+"""Which modules an installation may have compiled to machine code, and whether this one has.
+
+They decide, or let virtual time pass, at every event. `hatch_build.py` compiles them when asked to, as they are.
+Types, events and effects are not among them, as what they are annotated with, which compiling drops, is the wire's
+schema; nor are rules and tallies, which are sent to other processes.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Final
+
+MODULES: Final = (
+    *(
+        f"mdi_exit.core.{name}"
+        for name in (
+            "controller",
+            "custody",
+            "dealt",
+            "delays",
+            "flood",
+            "gossip",
+            "neighbour",
+            "prices",
+            "queues",
+            "relay",
+            "standing",
+            "views",
+            "worker",
+        )
+    ),
+    "mdi_exit.policies.weighing",
+    *(f"mdi_exit.simulation.{name}" for name in ("frames", "links", "run", "times", "world")),
+    "mdi_exit.assembly",
+    "mdi_exit.shaping",
+)
+
+
+def is_compiled() -> bool:
+    """Whether this installation is compiled; in part it never is."""
+    spec = find_spec(MODULES[0])
+    return spec is not None and not str(spec.origin).endswith(".py")
