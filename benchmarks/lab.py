@@ -34,8 +34,7 @@ from mdi_exit.lab import cgroups, shell
 from mdi_exit.report import settled
 
 Row = dict[str, Any]
-# Cores of each device. What is left of two is for the kernel's part of the links, for this program, and for what else
-# a machine does: where it is not, devices do not get their shares all the time.
+# Cores of each device. What is left of two the kernel takes for the links, or others: else devices lack their shares.
 CLUSTERS: Mapping[str, Mapping[str, float]] = {
     "equal": dict.fromkeys(("n1", "n2", "n3", "n4", "n5"), 0.25),
     "4x": {"n1": 0.64, "n2": 0.16, "n3": 0.16, "n4": 0.16, "n5": 0.16},
