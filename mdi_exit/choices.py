@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from mdi_exit.compiled import remade
 from mdi_exit.config import Experiment
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
@@ -20,6 +21,9 @@ class Choices:
     cost: float = 0.0  # sums over them
     reward: float = 0.0
     earlier: int = 0  # answers that are the verdict of an exit before the one where the datum left
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return remade(self)
 
     def came(self, event: ev.ResultsArrived) -> None:
         """Take in answers."""

@@ -2,13 +2,14 @@
 
 They decide, or let virtual time pass, at every event. `hatch_build.py` compiles them when asked to, as they are.
 Types, events and effects are not among them, as what they are annotated with, which compiling drops, is the wire's
-schema; nor are rules and tallies, which are sent to other processes.
+schema; nor are rules, which are settings.
 """
 
 from __future__ import annotations
 
+from dataclasses import fields
 from importlib.util import find_spec
-from typing import Final
+from typing import Any, Final
 
 MODULES: Final = (
     *(
@@ -31,9 +32,13 @@ MODULES: Final = (
     ),
     "mdi_exit.policies.weighing",
     *(f"mdi_exit.simulation.{name}" for name in ("frames", "links", "run", "times", "world")),
-    "mdi_exit.assembly",
-    "mdi_exit.shaping",
+    *(f"mdi_exit.{name}" for name in ("assembly", "choices", "samples", "shaping", "tallies", "tally")),
 )
+
+
+def remade(value: Any) -> tuple[type, tuple[Any, ...]]:
+    """What a dataclass says in `__reduce__`, so that it can be copied and sent when it is compiled, too."""
+    return type(value), tuple([getattr(value, known.name) for known in fields(value) if known.init])
 
 
 def is_compiled() -> bool:

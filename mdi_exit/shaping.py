@@ -16,11 +16,12 @@ import math
 import random
 import re
 from collections import deque
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from mdi_exit import codec
 from mdi_exit.channel import Channel
+from mdi_exit.compiled import remade
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # of a worker or a channel: safe in file names and link labels
 NAMES = "letters, digits, '-', '_' and '.', at most 64, a letter or digit first"
@@ -54,7 +55,7 @@ class BandwidthTrace:
         object.__setattr__(self, "_ends_bits", tuple(itertools.accumulate(s * bps for s, bps in self.steps)))
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        return BandwidthTrace, (self.steps, self.file)
+        return remade(self)
 
     @property
     def mean_bps(self) -> float:
@@ -102,8 +103,8 @@ class Shape:
         if self.channel is not None and not NAME.fullmatch(self.channel):
             raise ValueError(f"a channel cannot be called {self.channel[:80]!r}; {NAMES} are wanted")
 
-    def __reduce__(self) -> tuple[type, tuple[object, ...]]:  # compiled and frozen, it could not be filled otherwise
-        return Shape, tuple([getattr(self, known.name) for known in fields(self)])
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return remade(self)
 
     @property
     def noise(self) -> Channel | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mdi_exit.choices import Choices
+from mdi_exit.compiled import remade
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import Outcome, Task
@@ -44,6 +45,9 @@ class LinkTally:
     refused: int = 0  # tasks that the neighbour had no room for
     undelivered: int = 0  # tasks without an acknowledgement
 
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return remade(self)
+
     def merge(self, other: LinkTally) -> None:
         _add(self, other, ("tasks", "bytes", "busy_s", "refused", "undelivered"))
 
@@ -61,6 +65,9 @@ class WorkerTally:
     observed_s: float = 0.0  # how long the queues were watched, while admission was open or after it
     input_task_s: float = 0.0  # integral of I_n over that time
     output_task_s: float = 0.0  # integral of O_n
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return remade(self)
 
     def merge(self, other: WorkerTally) -> None:
         _add(self, other, ("failed", "busy_s", "received", "answered", "observed_s", "input_task_s", "output_task_s"))
@@ -102,6 +109,9 @@ class SourceTally:
     threshold_sum: float = 0.0
     control: fx.RecordControl | None = None  # the last
     choices: Choices = field(default_factory=Choices)
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return remade(self)
 
     @property
     def completed(self) -> int:
@@ -194,8 +204,9 @@ class NodeTally:
         self._under_way: dict[tuple[str, int], tuple[int, int]] = {}  # hand-over: its tasks and their bytes
         self._observed: tuple[float, int, int] | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_label_of": None, "travels_bytes": _as_it_is}
+    def __reduce__(self) -> tuple[type, tuple[str, int, None, int], tuple[None, dict[str, Any]]]:
+        names = ("worker", "source", "_under_way", "_observed")
+        return NodeTally, (self.node, self._exits, None, self.epoch), (None, {n: getattr(self, n) for n in names})
 
     def add(self, step: Step) -> None:
         """Take in one step of either core of this node."""
