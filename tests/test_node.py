@@ -305,7 +305,7 @@ def test_a_disk_that_does_not_take_the_journal_is_one_line_and_no_traceback(
 
 def test_journals_from_elsewhere_that_the_disk_does_not_take_are_a_note_and_the_figures_stay(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    closed = Closed(NodeTally("n1", 5), 0, 0, None, (), {"n1-0.journal": b"steps"})
+    closed = Closed(NodeTally("n1", 5), 0, 0, 0.0, (), None, (), {"n1-0.journal": b"steps"})
     notes: list[str] = []
     assert launch._journals({"n1": closed}, tmp_path / "new", notes) == tmp_path / "new" / "journals" and not notes
     assert (tmp_path / "new" / "journals" / "n1-0.journal").read_bytes() == b"steps"
