@@ -31,7 +31,11 @@ class CompiledBuildHook(BuildHookInterface):
             self.app.abort(f"mdi-exit cannot be compiled: {trouble}")
         self._built = Path(tempfile.mkdtemp(prefix="mdi-exit-"))
         build_data["pure_python"], build_data["infer_tag"] = False, True
-        build_data["force_include"].update(_compile(Path(self.root), self._built))
+        try:
+            build_data["force_include"].update(_compile(Path(self.root), self._built))
+        except (Exception, SystemExit) as error:  # mypyc ends the program, having said what it does not like
+            shutil.rmtree(self._built)
+            self.app.abort(f"mdi-exit cannot be compiled: {error}")
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Nothing stays but the wheel."""

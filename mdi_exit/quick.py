@@ -6,7 +6,7 @@ import contextlib
 import gc
 import typing
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any, Final
 
 from mdi_exit.core.effects import Effect
@@ -23,7 +23,9 @@ def quicken(kind: type[Any]) -> None:
     Its own `__init__` gets past `frozen` by a call for every field. Here a new value is of a class with the same slots
     that is open, and becomes frozen when it is whole. For those without `__post_init__` and factories of defaults.
     """
-    names = [field.name for field in fields(kind)]
+    names, plain = [field.name for field in fields(kind)], not hasattr(kind, "__post_init__")
+    assert plain and all(field.init and field.default_factory is MISSING for field in fields(kind)), kind
+    assert not {"self", "_", "kind", "new", "open"} & {*names}, kind
     known: dict[str, Any] = {"kind": kind, "open": type("Open", (), {"__slots__": names}), "new": object.__new__}
     stores = "".join(f"; self.{name} = {name}" for name in names)
     exec(f"def made(_, {', '.join(names)}): self = new(open){stores}; self.__class__ = kind; return self", known)
@@ -42,7 +44,7 @@ def quicken(kind: type[Any]) -> None:
 def few_collections() -> Iterator[None]:
     """Look for cycles seldom: a world makes none, and has much to look through, of which next to all stays."""
     usual = gc.get_threshold()
-    gc.set_threshold(_COLLECT_EVERY, *usual[1:])
+    gc.set_threshold(usual[0] and max(usual[0], _COLLECT_EVERY), *usual[1:])
     try:
         yield
     finally:

@@ -8,10 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from mdi_exit.assembly import load_card
+from mdi_exit.cli.profiled import warnings
 from mdi_exit.config.load import load_experiment
+from mdi_exit.devices import DeviceProfile, Overhead
+from mdi_exit.errors import UserError
 from mdi_exit.report_nodes import WorkerFacts
+from mdi_exit.runtime import launch
 from mdi_exit.runtime.probe import SliceTimes
-from mdi_exit.runtime.trial import Done, corrected, what_was_done
+from mdi_exit.runtime.profiling import Profiled
+from mdi_exit.runtime.signals import Interrupt
+from mdi_exit.runtime.trial import Done, corrected, measure, what_was_done
 from mdi_exit.tally import LinkTally, NodeTally
 
 from .test_cli import mdi_exit
@@ -22,40 +29,78 @@ BUSY = Done(400, (200, 100), 300, (1.0, 0.7), 3.7)
 WEIGHT = 1.5 * 400 + 300 + 4 * 300
 
 
-def test_what_a_trial_took_is_what_a_plan_counts_on() -> None:
-    """All the processor time, times how long a second of it took: nothing is lost between segments and runtime."""
-    times, runtimes = corrected({"n1": ALONE}, {"n1": BUSY}, set())
-    found, own = times["n1"], runtimes["n1"]
-    assert found.segment_s == pytest.approx({1: 2 * 0.005, 2: 2 * 0.007})
+ALL = {"n1": (1, 2)}
+
+
+def counted_s(times: SliceTimes, own: Overhead, done: Done, hosted: tuple[int, ...]) -> float:
+    """What a plan counts on for what was done."""
+    segment_s = tuple(times.segment_s.values())
+    device = DeviceProfile("n1", 10**9, {"net@32": segment_s}, slice_s={"net@32": times.slice_s}, runtime=own)
+    computing_s = sum(n * s for n, s in zip(done.tasks, device.seconds("net", 32, hosted), strict=True))
+    return computing_s + done.data * own.datum_s + sum(done.tasks) * own.task_s + done.hand_overs * own.hop_s
+
+
+@pytest.mark.parametrize("slice_s", [{}, {"1-2": 0.03}, {"1": 0.005}])
+def test_what_a_trial_took_is_what_a_plan_counts_on(slice_s: dict[str, float]) -> None:
+    """All the processor time, times how long a second of it took: nothing is lost between segments and runtime, nor
+    counted twice, where the slice that ran takes longer than its segments."""
+    alone = dataclasses.replace(ALONE, slice_s=slice_s)
+    times, runtimes = corrected({"n1": alone}, {"n1": BUSY}, set(), ALL)
+    own = runtimes["n1"]
     assert own.hop_s == pytest.approx(4 * own.task_s) and own.task_s == pytest.approx(2 * 2.0 / WEIGHT)
-    counted_s = 200 * found.segment_s[1] + 100 * found.segment_s[2]
-    counted_s += 400 * own.datum_s + 300 * own.task_s + 300 * own.hop_s
-    assert counted_s == pytest.approx(2 * BUSY.processor_s)
-    # A slice keeps its advantage or disadvantage over its segments.
-    assert found.slice_s["1-2"] == pytest.approx(0.021 * 2 * 1.7 / (200 * 0.008 + 100 * 0.012))
+    assert counted_s(times["n1"], own, BUSY, (1, 2)) == pytest.approx(2 * BUSY.processor_s)
+    segment_s = times["n1"].segment_s
+    assert segment_s[2] / segment_s[1] == pytest.approx(1.5)  # as alone
+    for name, s in slice_s.items():
+        assert times["n1"].slice_s[name] / segment_s[1] == pytest.approx(s / 0.008)
 
 
-def test_a_segment_that_was_hardly_computed_changes_like_the_others() -> None:
+def test_a_segment_that_was_hardly_computed_says_nothing() -> None:
     few = dataclasses.replace(BUSY, tasks=(200, 49), computing_s=(1.0, 5.0))
-    assert corrected({"n1": ALONE}, {"n1": few}, set())[0]["n1"].segment_s == pytest.approx({1: 0.010, 2: 0.015})
+    found = corrected({"n1": dataclasses.replace(ALONE, slice_s={})}, {"n1": few}, set(), ALL)[0]["n1"]
+    assert found.segment_s == pytest.approx({1: 0.010, 2: 0.015})
     none = dataclasses.replace(BUSY, tasks=(3, 2), computing_s=(1.0, 5.0))
-    assert corrected({"n1": ALONE}, {"n1": none}, set())[0]["n1"] == ALONE
+    assert corrected({"n1": ALONE}, {"n1": none}, set(), ALL)[0]["n1"] == ALONE
 
 
 def test_times_of_emulated_devices_stay_but_the_runtime_is_this_machine_s() -> None:
-    times, runtimes = corrected({"n1": ALONE}, {"n1": BUSY}, {"n1"})
-    assert times["n1"] == ALONE and runtimes["n1"].task_s == pytest.approx(2 * 2.0 / WEIGHT)
+    slower = dataclasses.replace(ALONE, segment_s={1: 0.4, 2: 0.6})
+    idle = Done(0, (1, 0), 1, (0.001, 0.0), 0.9)
+    both = {"n1": ALONE, "slower": slower}
+    times, runtimes = corrected(both, {"n1": BUSY, "slower": idle}, {*both}, dict.fromkeys(both, (1, 2)))
+    assert times == both and runtimes["n1"].task_s == pytest.approx(2 * 2.0 / WEIGHT)
+    assert runtimes["slower"] == runtimes["n1"]
 
 
 def test_who_did_little_or_was_lost_takes_what_the_others_do_as_much_as_it_is_slower() -> None:
     slow = dataclasses.replace(ALONE, segment_s={1: 0.024, 2: 0.036})
     idle = Done(0, (1, 0), 1, (0.001, 0.0), 0.9)  # waking now and then, for nothing
     alone = {"n1": ALONE, "idle": slow, "lost": slow}
-    runtimes = corrected(alone, {"n1": BUSY, "idle": idle}, set())[1]
+    hosted = dict.fromkeys(alone, (1, 2))
+    runtimes = corrected(alone, {"n1": BUSY, "idle": idle}, set(), hosted)[1]
     for name in ("idle", "lost"):
         assert runtimes[name].hop_s == pytest.approx(3 * runtimes["n1"].hop_s)
-    nobody = corrected(alone, {}, set())[1]
-    assert all(own.datum_s == own.task_s == own.hop_s == 0 for own in nobody.values())
+    assert corrected(alone, {}, set(), hosted)[1] == {}  # unknown, and not nothing
+
+
+def test_the_calling_thread_does_not_tell_what_a_gpu_or_several_threads_took() -> None:
+    helped = dataclasses.replace(ALONE, one_thread=False)
+    assert corrected({"n1": helped}, {"n1": BUSY}, set(), ALL) == ({"n1": helped}, {})
+
+
+def test_what_ends_a_trial_costs_nothing_that_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = load_experiment("near-optimal")
+    before = Profiled(load_card(experiment), {"n1": ALONE}, {})
+    setting = launch.Setting(lambda progress: None, None, True, Interrupt())
+    for error, why in ((KeyboardInterrupt(), "interrupted"), (UserError("no data set"), "no data set")):
+
+        def ended(*_: object, error: BaseException = error) -> None:
+            raise error
+
+        monkeypatch.setattr(launch, "run", ended)
+        after = measure(before, experiment, setting, 1.0, lambda words: None)
+        assert after == dataclasses.replace(before, trial_failed=why)
+        assert any(why in line for line in warnings(experiment, after, is_local=False))
 
 
 def test_only_whole_lives_are_counted() -> None:
@@ -70,11 +115,13 @@ def test_only_whole_lives_are_counted() -> None:
 
 @pytest.mark.ray
 def test_a_profile_ends_with_all_workers_together(tmp_path: Path) -> None:
-    words = ("near-optimal", "--set", "devices=null", "--seconds", "1", "--out", "m")
+    # Ten data per second are given, but a trial is to show what they can.
+    given = ("--set", "arrivals={rule: poisson, rate_per_s: 10}", "--set", "admission=always")
+    words = ("near-optimal", *given, "--set", "devices=null", "--seconds", "1", "--out", "m")
     done = mdi_exit("profile", *words, folder=tmp_path, within_s=240)
     assert done.returncode == 0, done.stderr
     told = re.search(r"they answered (\d+) data/s", done.stdout)
-    assert told is not None and int(told[1]) > 0
+    assert told is not None and int(told[1]) > 20
     assert "running them all together, 2 s" in done.stderr
     for device in load_experiment(tmp_path / "m" / "experiment.yaml").devices.values():
         assert device is not None and 0 < device.runtime.task_s < device.runtime.hop_s < 0.1
@@ -88,4 +135,4 @@ def test_without_a_data_set_machines_are_measured_all_the_same(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert "warning: they could not be run together" in done.stdout and "Traceback" not in done.stderr
     device = load_experiment(tmp_path / "m" / "experiment.yaml").devices["n2"]
-    assert device is not None and min(device.seconds("mobilenet_v2", 32)) > 0 and device.runtime.hop_s == 0
+    assert device is not None and min(device.seconds("mobilenet_v2", 32)) > 0 and device.runtime == Overhead()

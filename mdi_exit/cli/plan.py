@@ -27,11 +27,11 @@ def profile(
     address: Annotated[
         Optional[str], typer.Option(help="Of a running Ray cluster, or auto; default: one of our own, here.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="For the slices of each worker.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="For each worker's slices, and for all together.")] = 10.0,
     out: Annotated[Optional[Path], typer.Option(help="Folder of the profile; default: runs/ and its name.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was measured as JSON.")] = False,
 ) -> None:
-    """Measure each worker's slices and each direction of each link, with what a run uses.
+    """Measure each worker's slices and each direction of each link, with what a run uses, then all of them together.
 
     It writes device profiles, a topology and an experiment that names them, for plan and simulate. Emulated devices and
     links are measured as they are emulated. Let nothing else run meanwhile.
@@ -44,12 +44,18 @@ def profile(
     from mdi_exit.cli import planned, profiled, session
 
     overrides = dict(parse_setting(setting) for setting in settings or ())
-    trial = load_experiment(experiment, {**overrides, **planned.rules_for(loaded)})
+    together = load_experiment(
+        experiment, {**overrides, "arrivals": None, **planned.rules_for(loaded, all_it_can=True)}
+    )
+
+    def tell(words: str) -> None:
+        print(f"{words} ...", file=sys.stderr, flush=True)
+
     with session.results_folder(out, f"{loaded.name}-profile") as folder:
         with session.cluster(address) as cluster:
-            measured = cluster.profile(
-                loaded, trial, seconds, lambda words: print(f"{words} ...", file=sys.stderr, flush=True)
-            )
+            measured = cluster.profile(loaded, seconds, tell)
+            profiled.write(experiment, overrides, loaded, measured, folder)  # whatever becomes of the trial
+            measured = cluster.trial(measured, together, seconds, tell)
         profiled.write(experiment, overrides, loaded, measured, folder)
     if as_json:
         said = {"devices": profiled.devices(loaded, measured), "topology": profiled.topology(loaded, measured)}

@@ -108,9 +108,10 @@ def cautions(experiment: Experiment, card: Card) -> list[str]:
     ]
 
 
-def rules_for(experiment: Experiment) -> dict[str, Any]:
-    """The rules that a plan has an experiment follow, unless it is to keep its own."""
-    rules = {} if experiment.arrivals else {"admission": RULES["admission"]}
+def rules_for(experiment: Experiment, all_it_can: bool = False) -> dict[str, Any]:
+    """The rules that a plan has an experiment follow, unless it is to keep its own; with `all_it_can` the rate is to be
+    found also where it is given."""
+    rules = {} if experiment.arrivals and not all_it_can else {"admission": RULES["admission"]}
     if not isinstance(experiment.offloading, OffloadByExit):  # whom the exit rule hands over goes, nobody else
         rules["offloading"] = RULES["offloading"]
     return rules

@@ -110,7 +110,7 @@ def shown(experiment: Experiment, measured: Profiled, is_local: bool) -> list[An
         ways.add_row(f"{a}->{b}", f"{way.bandwidth_bps / 1e6:.1f}", f"{1000 * way.round_trip_s:.2f}")
     together = []
     if measured.trial_per_s is not None:
-        together = [f"All together, as a plan would have them, they answered {measured.trial_per_s:.0f} data/s."]
+        together = [f"All together, with a plan's rules, they answered {measured.trial_per_s:.0f} data/s."]
     return [slices, *([ways] if measured.ways else []), *together, *warnings(experiment, measured, is_local)]
 
 
@@ -127,9 +127,11 @@ def warnings(experiment: Experiment, measured: Profiled, is_local: bool) -> list
             "plan counts on a core for each, and promises what as many machines could do"
         )
     if measured.trial_failed:
+        found.append(f"warning: they could not be run together ({measured.trial_failed})")
+    found += [f"in the trial: {note}" for note in measured.trial_notes]
+    if unknown := [worker for worker in measured.devices if worker not in measured.runtimes]:
         found.append(
-            f"warning: they could not be run together ({measured.trial_failed}), so that it is not known what the "
-            "runtime takes; a plan counts on nothing"
+            f"warning: what the runtime takes is not known of {', '.join(unknown)}; a plan counts on nothing there"
         )
     if not unsteady:
         return found

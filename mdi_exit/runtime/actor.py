@@ -23,7 +23,7 @@ import psutil
 
 from mdi_exit.compute import SegmentRunner
 from mdi_exit.compute.pacing import PacedRunner
-from mdi_exit.core.events import ControllerEvent, RoutesChanged
+from mdi_exit.core.events import AdmissionOpened, ControllerEvent, RoutesChanged
 from mdi_exit.core.types import Routes
 from mdi_exit.errors import UserError
 from mdi_exit.journal import SUFFIX
@@ -101,7 +101,7 @@ class WorkerProcess:
             self._node = Node(life, self._runner, host)
         except UserError as error:
             raise UserError(str(error)) from None
-        self._used_s, self._computing_s = time.process_time(), tuple(self._node.computer.used_s)
+        self._count_from_now(self._node)
         opened = Opened(self._node.links.address, os.getpid())  # before the links are the loop's thread's
         if self._owns_process:
             collect_seldom()
@@ -136,11 +136,13 @@ class WorkerProcess:
         """Admission opens: from now on it counts how busy the worker is."""
         node = self._living()
         self._ask(lambda: node.tally.begin(node.now()))
-        self._used_s, self._computing_s = time.process_time(), tuple(node.computer.used_s)
+        self._count_from_now(node)
 
     def tell(self, event: ControllerEvent) -> None:
         """Tell the controller, at the source."""
         node = self._living()
+        if isinstance(event, AdmissionOpened):
+            self._count_from_now(node)
         self._ask(lambda: node.feed("controller", event))
 
     def status(self) -> Status:
@@ -179,6 +181,9 @@ class WorkerProcess:
             journals=_carry_off(node.life),
             ended=_how_ended(node),
         )
+
+    def _count_from_now(self, node: Node) -> None:
+        self._used_s, self._computing_s = time.process_time(), tuple(node.computer.used_s)
 
     def _living(self) -> Node:
         assert self._node is not None, "asked of a worker that has not begun"

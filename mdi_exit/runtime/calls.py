@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import psutil
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
@@ -14,6 +15,7 @@ from mdi_exit.runtime.node import LifeOver
 from mdi_exit.runtime.record import RunAborted
 
 _WHY_S = 1.0  # within which whoever is gone has said why, if it could
+_ENDED_WITHIN_S = 5.0  # after they were killed
 _STEP_S = 0.1  # how soon an interrupt is noticed while everybody is waited for
 
 
@@ -114,3 +116,14 @@ class Calls:
             if waiting and time.monotonic() > until_s:
                 raise RunAborted(f"{', '.join(waiting)}: not ready within {within_s:.0f} s; {_LATE[self._is_local]}")
         return answers
+
+
+def wait_for_the_end_of(pids: Iterable[int]) -> None:
+    """Wait until killed processes are gone, so that what follows finds their ports and memory free."""
+    processes = []
+    for pid in pids:
+        try:
+            processes.append(psutil.Process(pid))
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(processes, _ENDED_WITHIN_S)

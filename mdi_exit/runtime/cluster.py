@@ -81,17 +81,20 @@ class Cluster:
         record = launch.run(experiment, launch.Setting(observer, folder, self.is_local, self.interrupt))
         return replace(record, notes=(*self.warnings, *record.notes))
 
-    def profile(
-        self, experiment: Experiment, trial: Experiment, seconds: float, tell: Callable[[str], None]
-    ) -> Profiled:
-        """Measure an experiment's machines and links, each alone and then all together, as `trial`; see
-        `profiling.profile` and `trial.measure`."""
-        from mdi_exit.runtime import launch, profiling  # only now, as above
-        from mdi_exit.runtime import trial as together
+    def profile(self, experiment: Experiment, seconds: float, tell: Callable[[str], None]) -> Profiled:
+        """Measure an experiment's machines and links, each alone; see `profiling.profile`."""
+        from mdi_exit.runtime import profiling  # only now, as above
 
-        alone = profiling.profile(experiment, self.is_local, lambda: self.interrupt.requested, seconds, tell)
+        return profiling.profile(experiment, self.is_local, lambda: self.interrupt.requested, seconds, tell)
+
+    def trial(
+        self, measured: Profiled, experiment: Experiment, seconds: float, tell: Callable[[str], None]
+    ) -> Profiled:
+        """Run all of them together, and say what that showed beside what was measured; see `trial.measure`."""
+        from mdi_exit.runtime import launch, trial  # only now, as above
+
         setting = launch.Setting(ignore, None, self.is_local, self.interrupt)
-        return together.measure(alone, trial, setting, seconds, tell)
+        return trial.measure(measured, experiment, setting, seconds, tell)
 
 
 @contextlib.contextmanager

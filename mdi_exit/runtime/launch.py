@@ -5,11 +5,9 @@ from __future__ import annotations
 import secrets
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
 
 from mdi_exit import compute
 from mdi_exit.compute import PreparedNet
@@ -18,7 +16,7 @@ from mdi_exit.core.events import AdmissionClosed, DrainExpired
 from mdi_exit.errors import UserError
 from mdi_exit.report_nodes import WorkerFacts
 from mdi_exit.runtime.actor import Closed
-from mdi_exit.runtime.calls import Calls
+from mdi_exit.runtime.calls import Calls, wait_for_the_end_of
 from mdi_exit.runtime.crew import Crew, check_places
 from mdi_exit.runtime.fit import check_groups
 from mdi_exit.runtime.images import Images
@@ -81,7 +79,7 @@ def _run(experiment: Experiment, setting: Setting, channels: Path | None) -> Run
     finally:
         crew.kill()
         if setting.is_local:
-            _wait_for_the_end_of(crew.pids.values())
+            wait_for_the_end_of(crew.pids.values())
     phases.leave()
     return RunRecord(
         card=prepared.card,
@@ -211,14 +209,3 @@ def _with_its_traceback_kept(error: RunAborted, folder: Path | None) -> RunAbort
     file = place / "traceback.txt"
     file.write_text(error.traceback, encoding="utf-8")
     return RunAborted(f"{error}; this is a bug, its traceback is in {file}")
-
-
-def _wait_for_the_end_of(pids: Iterable[int]) -> None:
-    """Wait until killed processes are gone, so that what follows finds their ports and memory free."""
-    processes = []
-    for pid in pids:
-        try:
-            processes.append(psutil.Process(pid))
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(processes, _GIVE_UP_S)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import os
 import socket
 import statistics
 import time
@@ -55,6 +56,7 @@ class SliceTimes:
     spread: float  # coefficient of variation of a segment's time, the mean over segments
     available_bytes: int  # memory that was free before
     stretch: float = 1.0  # how long a second of processor time took
+    one_thread: bool = True  # the calling thread does all the work, whose processor time then tells it
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Prober:
         group = life.experiment.worker_options[life.name].group_max
         found: dict[tuple[int, ...], list[Passes]] = {hosted: [] for hosted in slices}
         passed_s = used_s = 0.0
+        one_thread = not _helped(life)
         for hosted in sorted(slices, key=len, reverse=True) * _ROUNDS:
             placed = {**life.experiment.hosted, life.name: hosted}
             within = dataclasses.replace(life, experiment=dataclasses.replace(life.experiment, hosted=placed))
@@ -110,7 +113,7 @@ class Prober:
         taken = {
             h: [[[stretch * s for s in row] for row in passes] for passes in rounds] for h, rounds in found.items()
         }
-        return dataclasses.replace(summary(taken, available), stretch=stretch)
+        return dataclasses.replace(summary(taken, available), stretch=stretch, one_thread=one_thread)
 
     # ---- links
 
@@ -163,9 +166,10 @@ class Prober:
                 return WayTimes(round_trip_s, 8 * size_bytes / max(took_s - round_trip_s, 1e-6))
             size_bytes *= 4
 
-    def close(self) -> None:
-        """Give ports and channels back."""
+    def close(self) -> int:
+        """Give ports and channels back; return which process this was."""
         self._opened.close()
+        return os.getpid()
 
 
 class _Line:
@@ -239,9 +243,9 @@ def summary(found: Mapping[tuple[int, ...], Sequence[Passes]], available: int) -
     """
     rounds = len(next(iter(found.values())))
     each = [_by_segment({hosted: passes[r] for hosted, passes in found.items()}) for r in range(rounds)]
-    parts = {k: [s for parts in each for s in parts[k]] for k in sorted(each[0])}
+    parts = {k: [s for known in each for s in known[k]] for k in sorted(each[0])}
     means = {k: statistics.fmean(times) for k, times in parts.items()}
-    in_round = [{k: statistics.fmean(times) for k, times in parts.items()} for parts in each]
+    in_round = [{k: statistics.fmean(times) for k, times in known.items()} for known in each]
     spreads = [statistics.pstdev(times) / means[k] for k, times in parts.items()]
     whole: dict[str, float] = {}
     for hosted, passes in found.items():
@@ -265,9 +269,12 @@ def _by_segment(found: Mapping[tuple[int, ...], Passes]) -> dict[int, list[float
 
 def _waits(life: Life, runner: SegmentRunner) -> bool:
     """Whether it is not the calling thread that does the work: then its processor time says nothing."""
+    return isinstance(runner, PacedRunner) or _helped(life)
+
+
+def _helped(life: Life) -> bool:
     runtime = life.experiment.runtime
-    helped = runtime.threads_per_worker > 1 or not compute.on_processor(runtime.device)
-    return isinstance(runner, PacedRunner) or helped
+    return runtime.threads_per_worker > 1 or not compute.on_processor(runtime.device)
 
 
 def _passes(

@@ -20,14 +20,14 @@ from mdi_exit.config.load import segment_bytes
 from mdi_exit.devices import Overhead
 from mdi_exit.errors import UserError
 from mdi_exit.models.card import Card
-from mdi_exit.runtime.calls import Calls
+from mdi_exit.runtime.calls import Calls, wait_for_the_end_of
 from mdi_exit.runtime.crew import START_WITHIN_S, check_places, place_of
 from mdi_exit.runtime.life import Life
 from mdi_exit.runtime.probe import Prober, SliceTimes, WayTimes
 from mdi_exit.yamlfile import Place
 
 SLICES_MAX = 40  # of a network with 8 segments 36; of one with more only the longest, and single segments
-_PER_SLICE_S = 60.0  # more than loading one and its passes may take
+_PER_SLICE_S = 90.0  # more than loading one three times and its passes may take
 _PER_WAY_S = 150.0
 _ROOM = 0.5  # of the free memory: the rest is for Ray, features and the runtimes
 
@@ -42,6 +42,7 @@ class Profiled:
     runtimes: Mapping[str, Overhead] = field(default_factory=dict)  # of whom it is known
     trial_per_s: float | None = None  # data per second that all answered together, in a trial
     trial_failed: str = ""  # why there was none
+    trial_notes: tuple[str, ...] = ()  # what went otherwise than planned in it
 
 
 def profile(
@@ -72,9 +73,13 @@ def profile(
             hosts = dict.fromkeys(workers, "127.0.0.1")
         devices = _devices(experiment, calls, actors, lives, is_local, seconds, tell)
         ways = _ways(experiment, calls, actors, lives, hosts, tell)
+        # What comes next wants the same ports, and the memory.
+        pids = calls.gather({w: actor.close.remote() for w, actor in actors.items()}, START_WITHIN_S)
     finally:
         for actor in actors.values():
             ray.kill(actor)
+    if is_local:
+        wait_for_the_end_of(pids.values())
     return Profiled(prepared.card, devices, ways)
 
 

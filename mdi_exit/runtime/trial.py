@@ -1,10 +1,10 @@
-"""What the runtime itself takes of a device's time, by a trial: the network runs for a while, as a plan would have it.
+"""What the runtime itself takes of a device's time, by a trial: the network runs for a while, with the rules of a plan.
 
 What counts is the processor time of each worker's whole process, less that of computing, times how long a second of
 processor time takes there: one second where nobody else wants the processor, ten where a control group gives a tenth
 of it. How it is divided among data, tasks and hand-overs is not measured: they come together. Segments take in a trial
-what they do between messages, with the processor's caches as these leave them; where enough were computed, their times
-are the trial's. Design: ours.
+what they do between messages, with the processor's caches as these leave them; where enough were computed, all times
+are taken in that proportion. Design: ours.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mdi_exit.config import Experiment
-from mdi_exit.devices import Overhead
+from mdi_exit.devices import Overhead, slice_name
 from mdi_exit.errors import UserError
 from mdi_exit.report import build_report, settled
 from mdi_exit.report_nodes import WorkerFacts
@@ -25,11 +25,12 @@ from mdi_exit.runtime.profiling import Profiled
 from mdi_exit.runtime.record import Progress
 from mdi_exit.tally import NodeTally
 
-# What a datum, a task and one end of a hand-over take of one another, by what one worker alone and a pair of them take
-# beside computing (benchmarks/efficiency.py).
+# What a datum, a task and one end of a hand-over take of one another: a judgement, after what one worker alone and one
+# with a neighbour were seen to take beside computing.
 _DATUM, _TASK, _HOP = 1.5, 1.0, 4.0
 _ENOUGH = 50  # tasks, or data, to say what one takes
 _SHORTEST_S = 2.0  # in less, queues have hardly filled
+INTERRUPTED = "interrupted"
 _DOING = {"start": "starting the workers", "link": "linking the workers", "run": "running them all together"}
 
 
@@ -62,8 +63,8 @@ def measure(
 ) -> Profiled:
     """Run `experiment` for so long, and say what it showed beside what was `measured` alone.
 
-    Where it cannot be run (a data set that is not here) that is told of, and what the runtime takes is not known.
-    Raises KeyboardInterrupt.
+    Where it cannot be run (a data set that is not here, a source that dies, Ctrl-C) `trial_failed` says why, and what
+    the runtime takes is not known.
     """
     short = dataclasses.replace(
         experiment,
@@ -83,14 +84,20 @@ def measure(
         record = launch.run(short, dataclasses.replace(setting, observer=observe))
     except UserError as error:
         return dataclasses.replace(measured, trial_failed=str(error))
+    except KeyboardInterrupt:
+        return dataclasses.replace(measured, trial_failed=INTERRUPTED)
     if record.interrupted:
-        raise KeyboardInterrupt
+        return dataclasses.replace(measured, trial_failed=INTERRUPTED)
     report = build_report(short, record.card, record.tallies, record.facts, "", "ray")
     paced = {w for w, device in experiment.devices.items() if device and experiment.runtime.emulate == "all"}
     done = what_was_done(record.tallies, record.facts)
-    times, runtimes = corrected(measured.devices, done, paced)
+    times, runtimes = corrected(measured.devices, done, paced, experiment.hosted)
     return dataclasses.replace(
-        measured, devices=times, runtimes=runtimes, trial_per_s=settled(report)["throughput_per_s"]
+        measured,
+        devices=times,
+        runtimes=runtimes,
+        trial_per_s=settled(report)["throughput_per_s"],
+        trial_notes=record.notes,
     )
 
 
@@ -108,34 +115,46 @@ def what_was_done(tallies: tuple[NodeTally, ...], facts: Mapping[str, WorkerFact
 
 
 def corrected(
-    measured: Mapping[str, SliceTimes], done: Mapping[str, Done], paced: set[str]
+    measured: Mapping[str, SliceTimes],
+    done: Mapping[str, Done],
+    paced: set[str],
+    hosted: Mapping[str, tuple[int, ...]],
 ) -> tuple[dict[str, SliceTimes], dict[str, Overhead]]:
-    """Times of slices, and of the runtime, by what was done in a trial.
+    """Times of slices, and of the runtime of whom it is known, by what was done in a trial with these slices `hosted`.
 
-    Those of `paced` workers are another device's and stay. A worker that did little takes what the others do, as much
-    longer as it computes slower.
+    Times of `paced` workers are another device's and stay, as do those of a GPU or of several threads, whose work the
+    processor time of the calling thread does not tell. A worker that did little takes what the others do: as much
+    longer as it computes slower, unless it is paced, when it is this machine that does the runtime's work.
     """
-    times = {w: each if w in paced or w not in done else _as_in_trial(each, done[w]) for w, each in measured.items()}
-    unit_s = {
-        w: measured[w].stretch * did.beside_s / did.weight for w, did in done.items() if did.weight >= _HOP * _ENOUGH
+    telling = {w: did for w, did in done.items() if measured[w].one_thread}
+    times = {
+        w: each if w in paced or w not in telling else _as_in_trial(each, telling[w], hosted[w])
+        for w, each in measured.items()
     }
-    speed = {w: sum(each.segment_s.values()) for w, each in measured.items()}
-    usual = statistics.median([unit / speed[w] for w, unit in unit_s.items()]) if unit_s else 0.0
+    unit_s = {
+        w: measured[w].stretch * did.beside_s / did.weight for w, did in telling.items() if did.weight >= _HOP * _ENOUGH
+    }
+    slowness = {w: 1.0 if w in paced else sum(each.segment_s.values()) for w, each in measured.items()}
     runtimes = {}
     for worker in measured:
-        one_s = unit_s.get(worker, usual * speed[worker])
-        runtimes[worker] = Overhead(_DATUM * one_s, _TASK * one_s, _HOP * one_s)
+        alike = [unit / slowness[w] for w, unit in unit_s.items() if (w in paced) == (worker in paced)]
+        if worker in unit_s or alike:
+            one_s = unit_s.get(worker) or statistics.median(alike) * slowness[worker]
+            runtimes[worker] = Overhead(_DATUM * one_s, _TASK * one_s, _HOP * one_s)
     return times, runtimes
 
 
-def _as_in_trial(alone: SliceTimes, done: Done) -> SliceTimes:
-    seen_s = {k: s / n for k, (s, n) in enumerate(zip(done.computing_s, done.tasks, strict=True), 1) if n >= _ENOUGH}
-    if not seen_s:
+def _as_in_trial(alone: SliceTimes, done: Done, hosted: tuple[int, ...]) -> SliceTimes:
+    """All times, as much longer or shorter as those of what was computed often, in the slice that it was part of."""
+    seen = [k for k in hosted if done.tasks[k - 1] >= _ENOUGH]
+    together_s = sum(alone.segment_s[k] for k in hosted)
+    of_slice = alone.slice_s.get(slice_name(hosted), together_s) / together_s if hosted else 1.0
+    expected_s = of_slice * sum(done.tasks[k - 1] * alone.segment_s[k] for k in seen)
+    if not seen:
         return alone
-    weighed = {k: done.tasks[k - 1] for k in seen_s}
-    in_trial_s = alone.stretch * sum(n * seen_s[k] for k, n in weighed.items())
-    ratio = in_trial_s / sum(n * alone.segment_s[k] for k, n in weighed.items())
-    segment_s = {k: alone.stretch * seen_s[k] if k in seen_s else ratio * s for k, s in alone.segment_s.items()}
+    ratio = alone.stretch * sum(done.computing_s[k - 1] for k in seen) / expected_s
     return dataclasses.replace(
-        alone, segment_s=segment_s, slice_s={name: ratio * s for name, s in alone.slice_s.items()}
+        alone,
+        segment_s={k: ratio * s for k, s in alone.segment_s.items()},
+        slice_s={name: ratio * s for name, s in alone.slice_s.items()},
     )
