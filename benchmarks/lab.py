@@ -5,7 +5,7 @@ The very commands that a user types, on a lab of five equal devices and on one w
 segments, in order from the source; the same rules), `ray down`, `lab down`. Goals: the planned run answers at least 1.5
 times as many as the even split where speeds differ, each prediction is within 15 % of what was measured, and nothing of
 a lab is left. It needs root and Linux, and a machine that has nothing else to do: the devices together get 1.3 cores.
-It takes some nine minutes; with --quick, on one lab of two devices and with the shortest steps, two: Ray has to start.
+It takes some ten minutes; with --quick, on one lab of two devices and with the shortest steps, two: Ray has to start.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _PLANNING = ("doctor", "profile", "plan")  # steps that a run does not need
 _MEMORY = "1 GB"
 _RUN_S, _QUICK_RUN_S = 20, 5
 _PROFILE_S, _QUICK_PROFILE_S = 10, 1  # for slices, and again for the trial
-_QUICK_TAKES = "one lab of two devices and the shortest steps: two minutes, for some nine"
+_QUICK_TAKES = "one lab of two devices and the shortest steps: two minutes, for some ten"
 _JOINED_WITHIN_S, _STEP_S = 300.0, 1.0
 _PROGRAM = Path(sys.executable).parent / "mdi-exit"
 
