@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,6 +129,27 @@ def test_a_profile_ends_with_all_workers_together(tmp_path: Path) -> None:
     assert "running them all together, 2 s" in done.stderr
     for device in load_experiment(tmp_path / "m" / "experiment.yaml").devices.values():
         assert device is not None and 0 < device.runtime.task_s < device.runtime.hop_s < 0.1
+
+
+@pytest.mark.ray
+def test_ctrl_c_in_a_trial_keeps_what_was_measured_and_lets_nothing_follow(tmp_path: Path) -> None:
+    words = ["profile", "near-optimal", "--set", "devices=null", "--set", "topology=2-node", "--seconds", "8", "--json"]
+    line = [sys.executable, "-c", "from mdi_exit.cli import main; main()", *words, "--out", "m"]
+    with subprocess.Popen(
+        line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        said = ""
+        for said in process.stderr:
+            if "running them all together" in said:
+                break
+        assert "running them all together, 8 s" in said
+        process.send_signal(signal.SIGINT)
+        told, complaint = process.communicate(timeout=120)
+    assert process.returncode == 130 and "warning: they could not be run together (interrupted)" in complaint
+    assert json.loads(told)["trial"] == {"rate_per_s": None, "failed": "interrupted", "notes": []}
+    device = load_experiment(tmp_path / "m" / "experiment.yaml").devices["n2"]
+    assert device is not None and min(device.seconds("mobilenet_v2", 32)) > 0
 
 
 @pytest.mark.ray

@@ -27,7 +27,9 @@ def profile(
     address: Annotated[
         Optional[str], typer.Option(help="Of a running Ray cluster, or auto; default: one of our own, here.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="For each worker's slices, and for all together.")] = 10.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="For each worker's slices, and, 2 at least, for all together.")
+    ] = 10.0,
     out: Annotated[Optional[Path], typer.Option(help="Folder of the profile; default: runs/ and its name.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was measured as JSON.")] = False,
 ) -> None:
@@ -42,6 +44,7 @@ def profile(
 
     loaded = load(experiment, settings, None)
     from mdi_exit.cli import planned, profiled, session
+    from mdi_exit.runtime.record import INTERRUPTED
 
     overrides = dict(parse_setting(setting) for setting in settings or ())
     together = load_experiment(
@@ -58,12 +61,20 @@ def profile(
             measured = cluster.trial(measured, together, seconds, tell)
         profiled.write(experiment, overrides, loaded, measured, folder)
     if as_json:
-        said = {"devices": profiled.devices(loaded, measured), "topology": profiled.topology(loaded, measured)}
+        said = {
+            "devices": profiled.devices(loaded, measured),
+            "topology": profiled.topology(loaded, measured),
+            "trial": profiled.trial(measured),
+        }
         print(json.dumps(said, indent=1, sort_keys=True, allow_nan=False))
-        return
-    session.say(profiled.shown(loaded, measured, address is None))
-    names = ", ".join((profiled.EXPERIMENT, profiled.TOPOLOGY, f"{profiled.DEVICES}/*.yaml"))
-    session.say([f"Written to {folder}: {names}. Next: mdi-exit plan {folder / profiled.EXPERIMENT}"])
+        for line in profiled.warnings(loaded, measured, address is None):
+            print(line, file=sys.stderr)
+    else:
+        session.say(profiled.shown(loaded, measured, address is None))
+        names = ", ".join((profiled.EXPERIMENT, profiled.TOPOLOGY, f"{profiled.DEVICES}/*.yaml"))
+        session.say([f"Written to {folder}: {names}. Next: mdi-exit plan {folder / profiled.EXPERIMENT}"])
+    if measured.trial_failed == INTERRUPTED:  # so that what was to come next does not
+        raise typer.Exit(session.INTERRUPTED)
 
 
 def plan(

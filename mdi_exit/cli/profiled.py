@@ -96,6 +96,15 @@ def topology(experiment: Experiment, measured: Profiled) -> dict[str, Any]:
     }
 
 
+def trial(measured: Profiled) -> dict[str, Any]:
+    """What the trial came to, for JSON."""
+    return {
+        "rate_per_s": rounded(measured.trial_per_s),
+        "failed": measured.trial_failed or None,
+        "notes": list(measured.trial_notes),
+    }
+
+
 def shown(experiment: Experiment, measured: Profiled, is_local: bool) -> list[Any]:
     """Tables of what was measured."""
     slices = _table("worker", "whole network ms", "spread", "free MB", "runtime ms: datum", "task", "hand-over")

@@ -38,6 +38,7 @@ class Progress:
         return next((node for node in self.nodes.values() if node.source is not None), None)
 
 
+INTERRUPTED = "interrupted"  # why there is no trial
 PHASES = ("prepare", "start", "link", "run", "drain", "collect")
 Observer = Callable[[Progress], None]
 

@@ -22,7 +22,7 @@ from mdi_exit.report_nodes import WorkerFacts
 from mdi_exit.runtime import launch
 from mdi_exit.runtime.probe import SliceTimes
 from mdi_exit.runtime.profiling import Profiled
-from mdi_exit.runtime.record import Progress
+from mdi_exit.runtime.record import INTERRUPTED, Progress
 from mdi_exit.tally import NodeTally
 
 # What a datum, a task and one end of a hand-over take of one another: a judgement, after what one worker alone and one
@@ -30,7 +30,6 @@ from mdi_exit.tally import NodeTally
 _DATUM, _TASK, _HOP = 1.5, 1.0, 4.0
 _ENOUGH = 50  # tasks, or data, to say what one takes
 _SHORTEST_S = 2.0  # in less, queues have hardly filled
-INTERRUPTED = "interrupted"
 _DOING = {"start": "starting the workers", "link": "linking the workers", "run": "running them all together"}
 
 
