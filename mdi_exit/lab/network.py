@@ -63,6 +63,10 @@ def set_link(lab: state.State, name: str) -> None:
         [f"link set {_port(lab, name)} {'down' if lab.device(name).link_down else 'up'}"],
         f"the link of {name}",
     )
+    # Whoever asked in vain for an address meanwhile would call the device unreachable for a moment after it is back.
+    for each in () if lab.device(name).link_down else lab.devices:
+        if (pid := device.first_pid(lab.cgroups, each)) is not None:
+            _ip(pid, [f"neigh flush dev {INTERFACE}"], f"the neighbours of {each}")
 
 
 def shape(lab: state.State, name: str, fresh: bool = False) -> None:
