@@ -7,6 +7,7 @@ schema; nor are rules, which are settings.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from importlib.util import find_spec
 from typing import Any, Final
@@ -39,6 +40,14 @@ MODULES: Final = (
 def remade(value: Any) -> tuple[type, tuple[Any, ...]]:
     """What a dataclass says in `__reduce__`, so that it can be copied and sent when it is compiled, too."""
     return type(value), tuple([getattr(value, known.name) for known in fields(value) if known.init])
+
+
+def restored(kind: type, made_of: tuple[Any, ...], attributes: Mapping[str, Any]) -> Any:
+    """A copy, of what a `__reduce__` told: with pickle's own way, a state, compiled classes forget the state."""
+    value = kind(*made_of)
+    for name, attribute in attributes.items():
+        setattr(value, name, attribute)
+    return value
 
 
 def is_compiled() -> bool:

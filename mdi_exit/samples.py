@@ -7,15 +7,13 @@ import random
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from mdi_exit.compiled import remade
+from mdi_exit.compiled import remade, restored
 from mdi_exit.core.effects import RecordControl
 
 LATENCIES_MAX = 1_000_000  # 8 MB; up to here percentiles are exact, beyond they are of an even sample
 POINTS_MAX = 1_000  # of a series: as many as a figure can show
 _WIDTH_S = 0.5  # of a point at first; doubles whenever a run outgrows its points
-_State = tuple[None, dict[str, Any]]  # attributes of a copy, as `copy` and pickle want to be told
 
 
 class Latencies:
@@ -28,9 +26,9 @@ class Latencies:
         self.values = array("d")
         self._rng = random.Random(0)  # a measurement's own: it must not disturb the run's seeds
 
-    def __reduce__(self) -> tuple[type, tuple[int], _State]:
+    def __reduce__(self) -> tuple[object, ...]:
         state = {"count": self.count, "sum_s": self.sum_s, "values": self.values, "_rng": self._rng}
-        return Latencies, (self.limit,), (None, state)
+        return restored, (Latencies, (self.limit,), state)
 
     def add(self, latency_s: float) -> None:
         self.count += 1
@@ -75,8 +73,8 @@ class Timeline:
         self.points: list[Point] = []
         self._points_max = points_max
 
-    def __reduce__(self) -> tuple[type, tuple[float, int], _State]:
-        return Timeline, (self.width_s, self._points_max), (None, {"points": self.points})
+    def __reduce__(self) -> tuple[object, ...]:
+        return restored, (Timeline, (self.width_s, self._points_max), {"points": self.points})
 
     def offer(self, now: float, count: int = 1) -> None:
         """Note so many data that came from outside or were drawn, admitted or not."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mdi_exit.choices import Choices
-from mdi_exit.compiled import remade
+from mdi_exit.compiled import remade, restored
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import Outcome, Task
@@ -204,9 +204,10 @@ class NodeTally:
         self._under_way: dict[tuple[str, int], tuple[int, int]] = {}  # hand-over: its tasks and their bytes
         self._observed: tuple[float, int, int] | None = None
 
-    def __reduce__(self) -> tuple[type, tuple[str, int, None, int], tuple[None, dict[str, Any]]]:
+    def __reduce__(self) -> tuple[object, ...]:
         names = ("worker", "source", "_under_way", "_observed")
-        return NodeTally, (self.node, self._exits, None, self.epoch), (None, {n: getattr(self, n) for n in names})
+        made_of = (self.node, self._exits, None, self.epoch)
+        return restored, (NodeTally, made_of, {name: getattr(self, name) for name in names})
 
     def add(self, step: Step) -> None:
         """Take in one step of either core of this node."""

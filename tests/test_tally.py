@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -60,6 +62,33 @@ def test_refused_failed_and_undelivered_tasks_are_counted() -> None:
     link = tally.worker.links["n2"]
     assert (link.refused, link.undelivered, link.tasks, tally.worker.failed, tally.worker.received) == (2, 1, 0, 2, 2)
     assert tally.worker.segments == [0, 2, 0, 0, 0]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda tally: pickle.loads(pickle.dumps(tally))])
+def test_a_copy_has_counted_the_same_and_counts_on(copied: Callable[[NodeTally], NodeTally]) -> None:
+    tally, sent = NodeTally("n1", 2, lambda data_id: 0, epoch=3), (Task(1, 0, 1, 10),)
+    report = WorkerReport("n2", 1, 0, (0,) * 2, (0,) * 2, 0.01, 0, 0)
+    complete = fx.Complete(1, Outcome.COMPLETED, 2, 0, 0.9, 0.25, 1)
+    tally.observe(0.0, 2, 1)
+    for core, event, effects in (
+        ("controller", ev.AdmissionOpened(), (complete, replace(complete, data_id=2, latency_s=0.75))),
+        (
+            "worker",
+            ev.SegmentFailed(1, sent, "not a number"),
+            (fx.SendTasks("n2", 1, sent), fx.SendTasks("n2", 2, sent)),
+        ),
+        ("worker", ev.TasksDelivered("n2", 1, 0.5, report), ()),
+    ):
+        tally.add(Step(1.0, "n1", 3, core, event, effects))
+    tally.close(4.0)
+    for each in (tally, again := copied(tally)):
+        each.add(Step(5.0, "n1", 3, "worker", ev.TasksDelivered("n2", 2, 0.5, report), ()))
+        each.close(6.0)
+    assert again is not tally and again.snapshot(6.0) == tally.snapshot(6.0) and again.worker == tally.worker
+    assert again.worker.links["n2"].tasks == 2 and again.worker.failed == 1 and again.worker.input_task_s == 10.0
+    assert tally.source and again.source and again.source.exits == tally.source.exits == [0, 2]
+    assert again.source.latencies.percentiles([0.0, 1.0]) == [0.25, 0.75]
+    assert [point.completed for point in again.source.timeline.points] == [2]
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0, 1))
