@@ -12,7 +12,8 @@ COMPILED    ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS) --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-# The tests of what is compiled, and two of real runs with it. They import what is installed, not the sources beside them: by -I and by appending.
+# The tests of what is compiled, and two of real runs with it. They import what is installed, not the sources beside
+# them: by -I and by appending.
 COMPILED_TESTS = $(addprefix tests/test_,$(addsuffix .py,compiled core_controller core_worker policies backpressure \
   buffered over_channel learned prices paper property queueing scenarios simulate shaping links journal wire tally quick)) \
   $(addprefix tests/test_runtime.py::test_,every_worker_of_a_mesh_takes_part a_killed_worker_loses_nothing_and_comes_back)

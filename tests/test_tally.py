@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mdi_exit.core import effects as fx
 from mdi_exit.core import events as ev
 from mdi_exit.core.types import ExitReading, Outcome, Task, WorkerReport
-from mdi_exit.journal import Step
+from mdi_exit.journal import CoreName, Step
 from mdi_exit.samples import Latencies, Timeline
 from mdi_exit.tally import NodeTally
 
@@ -70,15 +70,13 @@ def test_a_copy_has_counted_the_same_and_counts_on(copied: Callable[[NodeTally],
     report = WorkerReport("n2", 1, 0, (0,) * 2, (0,) * 2, 0.01, 0, 0)
     complete = fx.Complete(1, Outcome.COMPLETED, 2, 0, 0.9, 0.25, 1)
     tally.observe(0.0, 2, 1)
-    for core, event, effects in (
+    sends = (fx.SendTasks("n2", 1, sent), fx.SendTasks("n2", 2, sent))
+    steps: tuple[tuple[CoreName, ev.Event, tuple[fx.Effect, ...]], ...] = (
         ("controller", ev.AdmissionOpened(), (complete, replace(complete, data_id=2, latency_s=0.75))),
-        (
-            "worker",
-            ev.SegmentFailed(1, sent, "not a number"),
-            (fx.SendTasks("n2", 1, sent), fx.SendTasks("n2", 2, sent)),
-        ),
+        ("worker", ev.SegmentFailed(1, sent, "not a number"), sends),
         ("worker", ev.TasksDelivered("n2", 1, 0.5, report), ()),
-    ):
+    )
+    for core, event, effects in steps:
         tally.add(Step(1.0, "n1", 3, core, event, effects))
     tally.close(4.0)
     for each in (tally, again := copied(tally)):
