@@ -58,8 +58,9 @@ class Neighbour:
     def backlogs(self) -> list[int]:
         return [self.tasks.get(k, 0) for k in (1, 2, 3)]
 
-    def under_way(self, k: int) -> int:
-        return self.sent
+    @property
+    def handed(self) -> list[int]:
+        return [self.sent] * 3
 
     def segment_delay_s(self, k: int) -> float:
         return self.delay_s
@@ -290,7 +291,7 @@ class TestPrices:
     def test_a_worker_knows_how_many_came_since(self) -> None:
         core = worker("m", offloading=DualBackPressure())
         admit(core, *range(5))  # the first is computed, or on its way
-        held = core.backlog(1)
+        held = core.backlogs[0]
         assert core.since_oldest(1) == held - 1 and core.since_oldest(2) == 0
 
     def test_what_cannot_be_computed_here_goes_for_just_the_price_of_its_air(self) -> None:
@@ -355,7 +356,9 @@ class TestFillQueue:
     def test_it_keeps_so_many_tasks_waiting_at_the_source_and_admits_each_datum_once(self) -> None:
         waiting: list[int] = []
         world = mesh_world(1, admission=FillQueue(queue_target=5), offloading=BackPressure(), data_max=300)
-        world._observe = lambda now, node, *rest: waiting.append(world.workers["a"].backlog(1)) if node == "a" else None
+        world._observe = lambda now, node, *rest: (
+            waiting.append(world.workers["a"].backlogs[0]) if node == "a" else None
+        )
         world.run(8.0)
         assert world.finished and world.controller.in_flight == 0
         assert max(waiting) == 5
@@ -414,9 +417,9 @@ class TestDriftPlusPenalty:
         def threshold(self, k: int) -> float:
             return 0.9
 
-        def backlog(self, k: int) -> int:
-            assert k == 2, "the queue that going on lengthens is the next segment's"
-            return self.waiting
+        @property
+        def backlogs(self) -> tuple[int, ...]:
+            return (99, self.waiting, 99)  # the queue that going on lengthens is the next segment's
 
     @pytest.mark.parametrize(("waiting", "leaves_above"), [(0, 0.9), (2, 0.9), (10, 0.75), (40, 0.0)])
     def test_the_threshold_falls_with_the_queue_behind_it(self, waiting: int, leaves_above: float) -> None:

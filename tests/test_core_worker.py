@@ -24,7 +24,7 @@ class TestCustody:
     def test_a_task_that_nobody_else_could_take_waits_to_be_computed(self) -> None:
         core = worker(offloading=MdiExitOffloading())
         admit(core, 1, 2, 3)
-        assert (len(core.input), len(core.output)) == (2, 0)
+        assert (core.input.length, core.output.length) == (2, 0)
 
     def test_a_task_that_has_wandered_far_is_computed_here(self) -> None:
         core = worker("m", offloading=MdiExitOffloading(), limits=Limits(hops_max=3))
@@ -75,7 +75,7 @@ class TestCustody:
         admit(core, 1, 2)
         effects = core.handle(ev.TasksArrived((task(2),), "m", 5), 0.0)
         assert only(effects, fx.Acknowledge).accepted and not of(effects, fx.DiscardPayloads)
-        assert len(core.input) == 1
+        assert core.input.length == 1
 
     def test_a_task_that_was_computed_here_is_not_computed_again(self) -> None:
         core = worker("m", offloading=KEEP)
@@ -144,7 +144,7 @@ class TestGroups:
 
     def test_no_more_groups_are_under_way_on_a_link_than_its_window(self) -> None:
         core = worker("m", hosted=(2,), offloading=KEEP, options=WorkerOptions(link_window=2))
-        assert len(of(admit(core, 1, 2, 3), fx.SendTasks)) == 2 and len(core.output) == 1
+        assert len(of(admit(core, 1, 2, 3), fx.SendTasks)) == 2 and core.output.length == 1
 
 
 class TestResults:
@@ -228,3 +228,28 @@ class TestNeighbours:
         admit(core, 1, 2)
         sent = only(core.handle(ev.TimerFired("gossip"), 0.0), fx.SendReport)
         assert sent.to == "m" and sent.report.waiting == (1, 0, 0)
+
+    @pytest.mark.parametrize(("tasks", "told"), [(7, []), (8, [4]), (9, [4]), (20, [10, 5])])
+    def test_neighbours_are_told_between_times_when_half_of_what_they_believe_in_is_gone(
+        self, tasks: int, told: list[int]
+    ) -> None:
+        core = worker("m", "o", offloading=KEEP, options=WorkerOptions(group_max=1))
+        effects = core.handle(ev.TasksArrived(tuple(task(i) for i in range(tasks)), "m", 1), 0.0)
+        assert sum(only(effects, fx.Acknowledge).report.waiting) == tasks
+        reports: list[fx.SendReport] = []
+        while runs := of(effects, fx.RunSegment):
+            reports += of(effects, fx.SendReport)
+            effects = done(core, runs[0], SURE)
+        assert [(each.to, sum(each.report.waiting)) for each in reports] == [(m, n) for n in told for m in ("m", "o")]
+
+    def test_what_gossip_has_told_is_not_told_again_between_times(self) -> None:
+        core = worker("m", offloading=KEEP, options=WorkerOptions(group_max=1))
+        run = only(core.handle(ev.TasksArrived(tuple(task(i) for i in range(20)), "m", 1), 0.0), fx.RunSegment)
+        for _ in range(9):
+            run = only(done(core, run, SURE), fx.RunSegment)
+        assert sum(only(core.handle(ev.TimerFired("gossip"), 0.0), fx.SendReport).report.waiting) == 10
+        for left in range(9, 5, -1):
+            effects = done(core, run, SURE)
+            assert not of(effects, fx.SendReport) and sum(core.backlogs) == left
+            run = only(effects, fx.RunSegment)
+        assert sum(only(done(core, run, SURE), fx.SendReport).report.waiting) == 5

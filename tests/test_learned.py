@@ -48,8 +48,7 @@ class View:
         assert 1 <= k < self.exits
         return 0.8
 
-    def backlog(self, k: int) -> int:
-        return 0
+    backlogs: tuple[int, ...] = (0, 0, 0, 0)
 
 
 def said(confidence: float, prediction: int = 7) -> ExitReading:
@@ -158,7 +157,7 @@ def test_what_is_offloaded_is_sent_with_its_arm_and_verdicts_also_from_an_idle_w
     effects = done(core, run, said(0.6))
     assert only(effects, fx.SendTasks).tasks == (Task(0, 0, 2, 500, 1, 1, (Verdict(1, 7, 0.6),)),)
     refused = core.handle(ev.TasksRefused("m", 1, report("m")), 0.0)
-    assert not of(refused, fx.RunSegment) and len(core.output) == 1, "the device computes nothing beyond the cut"
+    assert not of(refused, fx.RunSegment) and core.output.length == 1, "the device computes nothing beyond the cut"
     assert only(core.handle(ev.TimerFired("quarantine m"), 1.0), fx.SendTasks).transfer_id == 2
 
 

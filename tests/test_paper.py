@@ -57,13 +57,13 @@ class TestAlgorithm1:
     def test_the_next_task_stays_when_the_input_queue_is_empty(self) -> None:
         core = worker("m", offloading=AS_LISTED)
         effects = done(core, only(admit(core, 1), fx.RunSegment), UNSURE)
-        assert only(effects, fx.RunSegment).k == 2 and len(core.output) == 0
+        assert only(effects, fx.RunSegment).k == 2 and core.output.length == 0
 
     def test_the_next_task_is_offered_when_the_input_queue_is_not_empty(self) -> None:
         core = worker("m", offloading=AS_LISTED)
         core.handle(ev.ReportReceived(report("m", waiting=50)), 0.0)  # a busy neighbour takes nothing yet
         effects = done(core, only(admit(core, 1, 2, 3), fx.RunSegment), UNSURE)
-        assert len(core.output) == 1 and not of(effects, fx.SendTasks)
+        assert core.output.length == 1 and not of(effects, fx.SendTasks)
 
     def test_the_next_task_stays_when_the_output_queue_is_above_its_limit(self) -> None:
         core = worker("m", offloading=AS_LISTED)
@@ -71,7 +71,7 @@ class TestAlgorithm1:
         run = only(admit(core, *range(8)), fx.RunSegment)
         for _ in range(5):
             run = only(done(core, run, UNSURE), fx.RunSegment)
-        assert len(core.output) == AS_LISTED.output_limit + 1
+        assert core.output.length == AS_LISTED.output_limit + 1
 
     def test_only_an_empty_input_queue_keeps_a_task_under_the_other_split(self) -> None:
         policy = MdiExitOffloading(output_limit=2, split="idle", first_task="input")
@@ -80,13 +80,13 @@ class TestAlgorithm1:
         run = only(admit(core, *range(8)), fx.RunSegment)
         for _ in range(6):
             run = only(done(core, run, UNSURE), fx.RunSegment)
-        assert len(core.output) == 6
+        assert core.output.length == 6
 
     def test_received_tasks_and_admitted_data_go_to_the_input_queue(self) -> None:
         core = worker("m", offloading=AS_LISTED)
         admit(core, 1, 2)
         core.handle(ev.TasksArrived((task(9, k=2),), "m", 1), 0.0)
-        assert (len(core.input), len(core.output), core.computing) == (2, 0, 1)
+        assert (core.input.length, core.output.length, core.computing) == (2, 0, 1)
 
 
 class TestAlgorithm2:
@@ -136,7 +136,7 @@ class TestAlgorithm2:
         core = worker("m", offloading=AS_LISTED)
         core.handle(ev.ReportReceived(report("m", waiting=50)), 0.0)
         run = only(done(core, only(admit(core, 1, 2), fx.RunSegment), UNSURE), fx.RunSegment)
-        assert run.tasks[0].key == (2, 0, 1) and len(core.output) == 1
+        assert run.tasks[0].key == (2, 0, 1) and core.output.length == 1
         assert only(done(core, run, SURE), fx.RunSegment).tasks[0].key == (1, 0, 2)
 
 

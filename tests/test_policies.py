@@ -81,7 +81,7 @@ def test_received_tasks_do_not_wander_under_the_baselines() -> None:
         core = worker("m", offloading=rule, is_source=False, toward_source=("m",))
         for d in range(20):
             core.handle(ev.TasksArrived((task(d),), "m", d + 1), 0.0)
-        assert len(core.output) == 0
+        assert core.output.length == 0
 
 
 def test_never_exit_goes_through_to_the_last_exit() -> None:

@@ -116,8 +116,9 @@ class _Thresholds:
     def threshold(self, k: int) -> float:
         return self.values[k - 1]
 
-    def backlog(self, k: int) -> int:
-        return 0  # a fluid does not queue
+    @property
+    def backlogs(self) -> tuple[int, ...]:
+        return (0,) * self.exits  # a fluid does not queue
 
 
 def _policy_leaving(trace: ExitTrace, policy: ExitPolicy, thresholds: tuple[float, ...]) -> NDArray[np.intp]:

@@ -26,7 +26,7 @@ _CATCH_UP_S = 0.5  # how far behind its schedule a late driver may admit in a hu
 @dataclass(slots=True)
 class _InFlight:
     admitted_s: float  # or, when data come from outside, when it arrived
-    attempt: int
+    attempt: int  # -1 before the first submission
     failures: int  # missed deadlines and errors; a copy asked for because a worker died is nobody's failure
     deadline_s: float
     arm: int  # of all its attempts
@@ -75,7 +75,7 @@ class ControllerCore:
 
     def watches(self, source: Standing) -> bool:
         """Say whether to be given a SourceObserved now: there is room for a datum, and what was admitted has come."""
-        return self._open and source.backlog(1) < self._admission.fill_to and source.admitted == self._submitted
+        return self._open and source.backlogs[0] < self._admission.fill_to and source.admitted == self._submitted
 
     def handle(self, event: ev.ControllerEvent, now: float) -> list[fx.ControllerEffect]:
         """Take in what happened at `now` (seconds since the run began) and return what to do about it."""
@@ -94,9 +94,6 @@ class ControllerCore:
             self._close(event.data_id, Outcome.FAILED, event.reason)
         elif isinstance(event, ev.WorkerLost):
             self._bring_deadlines_forward()
-            self._ask_desk(event)
-        elif isinstance(event, ev.MeasurementsArrived | ev.PricesSolved | ev.WorkerLeft | ev.WorkerJoined):
-            self._ask_desk(event)
         elif isinstance(event, ev.AdmissionOpened):
             self._open_admission()
         elif isinstance(event, ev.AdmissionClosed):
@@ -105,6 +102,8 @@ class ControllerCore:
             self._open = False
             for data_id in list(self._in_flight):
                 self._close(data_id, Outcome.LOST, "no answer by the end of the run")
+        if self._price_desk:
+            self._effects += self._price_desk.handle(event)
         # Not after an unreadable datum: where all are, the source would do nothing else. The next event fills up.
         if self._open and self._admission.fill_to and not isinstance(event, ev.DatumUnreadable):
             self._fill()
@@ -134,10 +133,6 @@ class ControllerCore:
         elif name == "prices" and self._price_desk and not self._finished:
             self._effects += self._price_desk.tick()
 
-    def _ask_desk(self, event: ev.ControllerEvent) -> None:
-        if self._price_desk:
-            self._effects += self._price_desk.handle(event)
-
     def _fill(self) -> None:
         """Admit until enough wait for segment 1 at the source."""
         while self.first_segment < self._admission.fill_to and len(self._in_flight) < self._limits.in_flight_max:
@@ -147,7 +142,7 @@ class ControllerCore:
 
     def _admit_next(self, admitted_s: float) -> None:
         arm = self._learner.choose(self._learned) if self._learner else 0
-        self._submit(self._offered, _InFlight(admitted_s, attempt=0, failures=0, deadline_s=0.0, arm=arm))
+        self._submit(self._offered, _InFlight(admitted_s, attempt=-1, failures=0, deadline_s=0.0, arm=arm))
         self.first_segment += 1  # until the next observation
         self._admitted += 1
         self._count_offered()
@@ -206,6 +201,7 @@ class ControllerCore:
     # ---- the ledger
 
     def _submit(self, data_id: int, entry: _InFlight) -> None:
+        entry.attempt += 1
         entry.deadline_s = self._now + self._limits.deadline_s * 2**entry.failures
         entry.worker_lost = False
         self._in_flight[data_id] = entry
@@ -231,13 +227,9 @@ class ControllerCore:
     def _failed(self, data_id: int, entry: _InFlight, otherwise: Outcome, reason: str) -> None:
         entry.failures += 1
         if entry.failures < self._limits.attempts_max:
-            self._ask_again(data_id, entry)
+            self._submit(data_id, entry)
         else:
             self._close(data_id, otherwise, reason)
-
-    def _ask_again(self, data_id: int, entry: _InFlight) -> None:
-        entry.attempt += 1
-        self._submit(data_id, entry)
 
     def _close(self, data_id: int, outcome: Outcome, reason: str) -> None:
         if (entry := self._in_flight.pop(data_id, None)) is not None:
@@ -263,7 +255,7 @@ class ControllerCore:
             if entry is None or entry.deadline_s != deadline_s:
                 continue
             if entry.worker_lost:
-                self._ask_again(data_id, entry)
+                self._submit(data_id, entry)
             else:
                 self._failed(data_id, entry, Outcome.LOST, "no answer within any deadline")
         self._armed_s = math.inf

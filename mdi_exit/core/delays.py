@@ -17,7 +17,7 @@ class Delays:
         self.compute_delay_s = first_s  # Gamma_n, over all segments
         # What a task that came, was computed or was sent took beside computing (0: not measured); how many since then.
         self.beside_s, self.handled = 0.0, 0
-        self._weight, self._measured = delay_weight, False
+        self._weight = delay_weight
         self._segment_s = [0.0] * exits  # Gamma[n][k]; 0: not measured
         self._computed = [0.0] * exits
         self._went_on = [0.0] * exits
@@ -27,9 +27,8 @@ class Delays:
         """Note that segment k took `sample_s` per task, all else `beside_s`, and that so many of the tasks go on."""
         beside_s, self.handled = beside_s / (self.handled + tasks), 0
         self.beside_s = self.mean(self.beside_s or beside_s, beside_s)
+        self.compute_delay_s = self.mean(self.compute_delay_s if any(self._segment_s) else sample_s, sample_s)
         self._segment_s[k - 1] = self.mean(self._segment_s[k - 1] or sample_s, sample_s)
-        self.compute_delay_s = self.mean(self.compute_delay_s if self._measured else sample_s, sample_s)
-        self._measured = True
         kept = _FORGET**tasks
         self._computed[k - 1] = self._computed[k - 1] * kept + tasks
         self._went_on[k - 1] = self._went_on[k - 1] * kept + went_on

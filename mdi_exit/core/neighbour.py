@@ -49,10 +49,6 @@ class Neighbour:
     quarantine_s: float = 0.0  # the last quarantine's length; 0 while the link is good
     input_queue: int = 0  # I_m, as last reported, and what is on its way there: a sum that policies order by
 
-    def under_way(self, k: int) -> int:
-        """Tasks for segment k on their way there."""
-        return self.handed[k - 1]
-
     def segment_delay_s(self, k: int) -> float:
         """D[n->m][k], how long a task keeps the link's window from the next one; the mean transfer delay over all
         segments while none of this one was sent, 0 before anything was."""

@@ -21,10 +21,7 @@ class TaskQueue:
         self._segments: tuple[deque[tuple[int, Task]], ...] = tuple(deque() for _ in range(exits))
         self._all_sides = [0] * exits if all_sides is None else all_sides
         self.counts = [0] * exits  # of tasks that wait here, per segment 1..K: policies look at them at every event
-        self.length = 0  # also `len`, which takes longer: the core looks at it at every event
-
-    def __len__(self) -> int:
-        return self.length
+        self.length = 0
 
     def oldest(self, segments: tuple[int, ...]) -> int | None:
         """Return the segment, among `segments`, whose head has waited longest; None when all are empty."""

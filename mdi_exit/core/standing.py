@@ -63,10 +63,6 @@ class Standing:
     def beside_s(self) -> float:
         return self._delays.beside_s
 
-    def backlog(self, k: int) -> int:
-        """Return Q[n][k]: tasks waiting here for segment k, on whichever side."""
-        return self.backlogs[k - 1]
-
     def threshold(self, k: int) -> float:
         """Return T_e^k, k = 1..K-1."""
         return self._flood.thresholds.thresholds[k - 1]
@@ -86,7 +82,7 @@ class Standing:
 
     def observe(self) -> ev.SourceObserved:
         """Return the queue lengths the controller judges by."""
-        return ev.SourceObserved(len(self.input) + len(self.either), len(self.output), self.backlog(1))
+        return ev.SourceObserved(self.input.length + self.either.length, self.output.length, self.backlogs[0])
 
     @property
     def idle(self) -> bool:

@@ -18,7 +18,9 @@ from mdi_exit.core.types import Arrival, ExitReading, Result, Side, Task, Verdic
 class QueueView(Protocol):
     """One side's waiting tasks, oldest first within each segment."""
 
-    def __len__(self) -> int: ...
+    @property
+    def length(self) -> int:
+        """How many wait."""
 
     @property
     def counts(self) -> Sequence[int]:
@@ -60,8 +62,9 @@ class NeighbourView(Protocol):
     def backlogs(self) -> Sequence[int]:
         """Q[m][k], k = 1..K: tasks that wait at m on either side, as last reported."""
 
-    def under_way(self, k: int) -> int:
-        """Tasks for segment k on their way there."""
+    @property
+    def handed(self) -> Sequence[int]:
+        """Tasks on their way there, per segment 1..K."""
 
     def segment_delay_s(self, k: int) -> float:
         """D[n->m][k], seconds for one task; 0 before anything was sent."""
@@ -149,8 +152,9 @@ class ExitView(Protocol):
     def threshold(self, k: int) -> float:
         """T_e^k for k = 1..K-1."""
 
-    def backlog(self, k: int) -> int:
-        """Q[n][k]: tasks waiting here for segment k, on whichever side."""
+    @property
+    def backlogs(self) -> Sequence[int]:
+        """Q[n][k], k = 1..K: tasks waiting here, on whichever side."""
 
 
 class SourceView(Protocol):

@@ -188,7 +188,9 @@ class WorkerCore(Standing):
     def _timer_fired(self, event: ev.TimerFired) -> None:
         verb, _, name = event.name.partition(" ")
         if verb == "gossip":
-            self._tell_neighbours()
+            self._effects.append(self._next_gossip)
+            if self._gossip.worth_telling(self._tasks, self._versions):
+                self._tell_neighbours()
         elif verb == "measure":
             self._effects.append(fx.SetTimer("measure", self._options.measure_s))
             self._pass_on(ev.MeasurementsArrived((self._delays.measurement(self.name, self._epoch, self._neighbours),)))
@@ -200,10 +202,8 @@ class WorkerCore(Standing):
                 self._effects += self._results.retry()
 
     def _tell_neighbours(self) -> None:
-        self._effects.append(self._next_gossip)
-        if self._gossip.worth_telling(self._tasks, self._versions):
-            report = self._report()
-            self._effects += [fx.SendReport(name, report) for name in self._neighbours.routes.report_to]
+        report = self._report()
+        self._effects += [fx.SendReport(name, report) for name in self._neighbours.routes.report_to]
 
     def _pass_on(self, event: ev.MeasurementsArrived) -> None:
         """Measurements travel as results do, but nobody keeps them while no way is open: there will be newer ones."""
@@ -250,7 +250,7 @@ class WorkerCore(Standing):
     def _group(self, neighbour: Neighbour, k: int) -> int:
         """How many go together, if as many wait; of what could be computed here, whatever the policy's reason, no more
         than leave the neighbour with as many as this worker: what moves together is not weighed task by task."""
-        evens_out = (self.backlog(k) - neighbour.backlogs[k - 1] - neighbour.under_way(k) + 1) // 2
+        evens_out = (self.backlogs[k - 1] - neighbour.backlogs[k - 1] - neighbour.handed[k - 1] + 1) // 2
         limit = self._options.group_max
         return max(1, min(limit, evens_out)) if k in self.hosted else limit
 
@@ -268,6 +268,8 @@ class WorkerCore(Standing):
             if self._flood.ways:
                 self._dealt.note(k, len(tasks), self.name, self._now)
             self._effects.append(fx.RunSegment(k, tasks))
+            if self._gossip.overdue(self._tasks):
+                self._tell_neighbours()
 
     def _discard(self, keys: list[TaskKey]) -> None:
         if keys:

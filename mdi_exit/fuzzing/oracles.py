@@ -106,12 +106,12 @@ class Watch:
 
 def _waits(core: WorkerCore, k: int) -> bool:
     """A task for segment k waits for the processor, or may be taken back from the output queue."""
-    return core.backlog(k) > (0 if k in core.taken_back else core.output.counts[k - 1])
+    return core.backlogs[k - 1] > (0 if k in core.taken_back else core.output.counts[k - 1])
 
 
 def _only_lengthens(core: WorkerCore, k: int) -> bool:
     """What segment k makes waits already, and so on up to what cannot be computed here and waits for a link."""
-    while k < core.exits and core.backlog(k + 1) > 0:
+    while k < core.exits and core.backlogs[k] > 0:
         k += 1
         if k not in core.hosted:
             return True

@@ -69,8 +69,8 @@ class MdiExitOffloading:
             return Side.INPUT
         if arrival is Arrival.RECEIVED and self.received_task == "input":
             return Side.INPUT
-        congested = self.split == "idle_or_congested" and len(view.output) > self.output_limit
-        return Side.INPUT if len(view.input) == 0 or congested else Side.OUTPUT
+        congested = self.split == "idle_or_congested" and view.output.length > self.output_limit
+        return Side.INPUT if view.input.length == 0 or congested else Side.OUTPUT
 
     def next_to_run(self, view: WorkerView) -> int | None:
         return _oldest_to_run(view)
@@ -80,9 +80,9 @@ class MdiExitOffloading:
         if k is None or k not in view.hosted:
             return k  # what cannot be computed here has nothing to wait for
         there = neighbour.input_queue
-        if self.gate == "backpressure" and len(view.output) <= there:
+        if self.gate == "backpressure" and view.output.length <= there:
             return None
-        here_s = len(view.input) * view.compute_delay_s
+        here_s = view.input.length * view.compute_delay_s
         there_s = neighbour.transfer_delay_s + (there + self.count_itself) * neighbour.compute_delay_s
         return k if here_s >= there_s or rng.random() * there_s < here_s else None
 
@@ -171,7 +171,7 @@ class LeastExpectedDelay:
         return list(free)
 
     def _here_s(self, view: WorkerView) -> float:
-        return (len(view.input) + view.computing + 1) * view.compute_delay_s
+        return (view.input.length + view.computing + 1) * view.compute_delay_s
 
     def _there_s(self, neighbour: NeighbourView) -> float:
         return neighbour.transfer_delay_s + (neighbour.input_queue + 1) * neighbour.compute_delay_s

@@ -58,7 +58,7 @@ def worth_sending(
         if air:
             weight -= price_scale * air.nu * air.air_s[i]
         else:  # half of what is on its way will be done as it comes; on the air `backpressure` bounds it
-            weight -= neighbour.under_way(k) / 2
+            weight -= neighbour.handed[i] / 2
         if k in view.hosted:  # what cannot be computed here must go
             weight -= theta
             if weight > 0 and kappa is not None and view.beside_s:

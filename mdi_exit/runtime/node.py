@@ -211,7 +211,7 @@ class Node:
             if core == "worker":
                 effects: list[Any] = self._worker.handle(event, now)
                 queues = self._worker
-                self.tally.observe(now, len(queues.input) + len(queues.either), len(queues.output))
+                self.tally.observe(now, queues.input.length + queues.either.length, queues.output.length)
             else:
                 assert self._controller is not None
                 effects = self._controller.handle(event, now)

@@ -168,7 +168,7 @@ class Simulation:
         else:
             core, tally, worker = "worker", self._current[node], self.world.workers[node]
             tally.take(now, core, event, effects)
-            tally.observe(now, len(worker.input) + len(worker.either), len(worker.output))
+            tally.observe(now, worker.input.length + worker.either.length, worker.output.length)
         if self._observe:
             self._observe(Step(now, node, self.world.epochs[node], core, event, tuple(effects)))
 
