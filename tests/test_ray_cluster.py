@@ -54,6 +54,7 @@ def test_ray_refuses_a_cluster_file_with_an_unknown_key() -> None:
 def test_start_commands_ask_for_the_token_and_name_the_address(kind: str) -> None:
     stop, start = contents()[0][f"{kind}_start_ray_commands"]
     assert stop == "ray stop"
+    assert "MALLOC_ARENA_MAX=1" in start
     assert "RAY_AUTH_MODE=token" in start and "--node-ip-address=$(echo $SSH_CONNECTION | cut -d' ' -f3)" in start
     assert int(re.findall(r"--object-store-memory=(\d+)", start)[0]) >= 75 * 2**20  # less than that Ray refuses
     assert ("RAY_enable_autoscaler_v2=0" in start) == (kind == "head")

@@ -126,18 +126,31 @@ def replays(done: Done) -> None:
 
 @pytest.fixture(scope="module")
 def mesh(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Done:
-    """Three workers that all hold the whole network; what libraries their processes have loaded is looked at."""
-    libraries: dict[str, str] = {}
+    """Three workers that all hold the whole network; what their processes have in memory is looked at."""
+    maps: dict[str, str] = {}
 
     def look(progress: Progress) -> None:
         for name, pid in progress.pids.items():
-            libraries[name] = Path(f"/proc/{pid}/maps").read_text()
+            maps[name] = Path(f"/proc/{pid}/maps").read_text()
 
     done = carry_out(cluster, tmp_path_factory.mktemp("mesh"), look, topology="3-node-mesh", data_max=150, **BUSY)
-    assert set(libraries) == {"n1", "n2", "n3"}
-    for name, loaded in libraries.items():
+    assert set(maps) == {"n1", "n2", "n3"}
+    for name, loaded in maps.items():
         assert "onnxruntime" in loaded and "torch" not in loaded and "/scipy/" not in loaded, name
+        assert not threads_memory(loaded), f"{name}: a thread's own memory is given back and taken anew, group by group"
     return done
+
+
+def threads_memory(maps: str) -> list[str]:
+    """Where glibc keeps memory for single threads: 64 MB at a multiple of that, of which the last part waits."""
+    ranges = [
+        (int(start, 16), int(end, 16)) for start, end in re.findall(r"^(\w+)-(\w+) ...p 0+ 00:00 0 *$", maps, re.M)
+    ]
+    size = 64 << 20
+    starts = {end: start for start, end in ranges}
+    return [
+        hex(at) for end, at in starts.items() if at % size == 0 and any(s == end and e == at + size for s, e in ranges)
+    ]
 
 
 def test_every_worker_of_a_mesh_takes_part(mesh: Done) -> None:
