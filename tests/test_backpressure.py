@@ -83,6 +83,7 @@ class Worker:
     beside_s: float = 0.0
     overtaken: Mapping[int, int] = field(default_factory=dict)
     crossed: int = 0
+    together: int = 1
     name: str = "n"
     exits: int = 3
 
@@ -102,6 +103,9 @@ class Worker:
 
     def segment_delay_s(self, k: int) -> float:
         return 0.01
+
+    def group(self, k: int) -> int:
+        return self.together
 
     def prices(self, name: str) -> tuple[float, ...]:
         return self.pi.get(name, (0.0, 0.0, 0.0))
@@ -264,6 +268,14 @@ class TestPrices:
         for overtaken, answer in ((24, 1), (29, 1), (40, 2)):
             for policy in (BackPressure(service="max_weight"), DualBackPressure(kappa=0)):
                 assert runs(policy, Worker({1: 9, 2: 1}, overtaken={2: overtaken})) == answer
+
+    def test_a_whole_group_runs_before_part_of_one_until_that_has_waited_for_long(self) -> None:
+        deep = DualBackPressure(kappa=9)
+        assert runs(deep, Worker({1: 8, 3: 1}, together=1)) == runs(deep, Worker({1: 3, 3: 1}, together=4)) == 3
+        assert runs(deep, Worker({1: 4, 3: 3}, together=4)) == 1
+        assert runs(deep, Worker({1: 4, 3: 4}, together=4)) == 3
+        for overtaken, answer in ((96, 1), (97, 3)):
+            assert runs(deep, Worker({1: 4, 3: 3}, together=4, overtaken={3: overtaken})) == answer
 
     def test_what_was_overtaken_is_no_reason_to_keep_everything_here(self) -> None:
         for overtaken in (0, 900):

@@ -142,6 +142,18 @@ class TestGroups:
         sent = of(core.handle(ev.TasksArrived(tuple(map(task, range(8))), None, 0), 0.0), fx.SendTasks)
         assert [len(each.tasks) for each in sent] == [4, 1]
 
+    @pytest.mark.parametrize(("waiting", "sent"), [(0, 4), (3, 3), (4, 0), (99, 0)])
+    def test_part_of_a_group_goes_only_to_who_has_no_group_to_compute(self, waiting: int, sent: int) -> None:
+        core = worker("m", offloading=BackPressure(), options=WorkerOptions(group_max=4, group_s=1.0))
+        core.handle(ev.ReportReceived(report("m", waiting=waiting)), 0.0)
+        effects = core.handle(ev.TasksArrived(tuple(map(task, range(9))), None, 0), 0.0)
+        assert [len(each.tasks) for each in of(effects, fx.SendTasks)] == [sent] * bool(sent)
+
+    def test_free_links_get_a_group_each_before_one_gets_two(self) -> None:
+        core = worker("a", "b", offloading=BackPressure(), options=WorkerOptions(link_window=4))
+        effects = core.handle(ev.TasksArrived(tuple(map(task, range(9))), None, 0), 0.0)
+        assert [each.to for each in of(effects, fx.SendTasks)[:4]] == ["a", "b", "a", "b"]
+
     def test_no_more_groups_are_under_way_on_a_link_than_its_window(self) -> None:
         core = worker("m", hosted=(2,), offloading=KEEP, options=WorkerOptions(link_window=2))
         assert len(of(admit(core, 1, 2, 3), fx.SendTasks)) == 2 and core.output.length == 1

@@ -14,10 +14,7 @@ class ResultRelay:
 
     def __init__(self, neighbours: Neighbourhood, is_source: bool, results_max: int) -> None:
         self._neighbours, self._is_source = neighbours, is_source
-        self._waiting: deque[Result] = deque(maxlen=results_max)
-
-    def __len__(self) -> int:
-        return len(self._waiting)
+        self.waiting: deque[Result] = deque(maxlen=results_max)
 
     def route(self, results: list[Result]) -> list[fx.WorkerEffect]:
         """Say where these results go; without an open way they wait."""
@@ -27,11 +24,11 @@ class ResultRelay:
             return [fx.DeliverResults(tuple(results))]
         if (name := self._neighbours.toward_source()) is not None:
             return [fx.SendResults(name, tuple(results))]
-        self._waiting.extend(results)
+        self.waiting.extend(results)
         return []
 
     def retry(self) -> list[fx.WorkerEffect]:
         """Try again with what waits: a way may have opened."""
-        waiting = list(self._waiting)
-        self._waiting.clear()
+        waiting = list(self.waiting)
+        self.waiting.clear()
         return self.route(waiting)

@@ -41,7 +41,7 @@ class Standing:
         self._results = ResultRelay(self._neighbours, is_source, limits.results_max)
         self._flood = Flood(name, self._neighbours, thresholds)
         self._delays = Delays(exits, options.delay_weight, options.compute_delay_s)
-        self._dealt = Dealt()
+        self._dealt, self._options = Dealt(), options
         self._now = 0.0
         self.prices = self._flood.prices_of  # pi[worker][k]
         self.way = self._flood.way_to  # what prices say of the link to a neighbour
@@ -62,6 +62,11 @@ class Standing:
     @property
     def beside_s(self) -> float:
         return self._delays.beside_s
+
+    def group(self, k: int) -> int:
+        """Return how many tasks for segment k are computed together: nobody who comes meanwhile waits long for them."""
+        in_time = int(self._options.group_s / max(self.segment_delay_s(k), 1e-9))
+        return max(1, min(self._options.group_max, in_time))
 
     def threshold(self, k: int) -> float:
         """Return T_e^k, k = 1..K-1."""
@@ -87,4 +92,4 @@ class Standing:
     @property
     def idle(self) -> bool:
         """Nothing is held: no task waiting, computing or being sent, no result waiting for a route."""
-        return not len(self._tasks) and not len(self._results)
+        return not (len(self._tasks) or self._results.waiting)

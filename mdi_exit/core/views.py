@@ -120,6 +120,9 @@ class WorkerView(Protocol):
     def prices(self, worker: str) -> Sequence[float]:
         """pi[worker][k], k = 1..K, of this worker or a neighbour; 0 before the first prices."""
 
+    def group(self, k: int) -> int:
+        """How many tasks for segment k are computed together, if as many wait."""
+
     def since_oldest(self, k: int) -> int:
         """Tasks that came here since the one for segment k that the processor has let wait longest; 0 without one."""
 

@@ -45,7 +45,7 @@ class WorkerCore(Standing):
     ) -> None:
         super().__init__(name, exits, hosted, thresholds, options, limits, is_source)
         self._exit_policy, self._offloading, self._rng = exit_policy, offloading_policy, rng
-        self._options, self._limits, self._epoch = options, limits, epoch
+        self._limits, self._epoch = limits, epoch
         self._transfers = epoch << 32  # numbers of hand-overs never repeat, also not after a restart
         self._gossip, self._next_gossip = Gossip(name, epoch), fx.SetTimer("gossip", options.gossip_s)
         self._effects: list[fx.WorkerEffect] = []
@@ -218,27 +218,26 @@ class WorkerCore(Standing):
         """Algorithm 2: let every free link take what the policy gives it."""
         near, window = self._neighbours, self._options.link_window
         free = [m for m in near if len(m.transfers) < window and m.accepts and not (m.declined or m.quarantined)]
-        if len(free) > 1:
-            free = self._offloading.order(self, free, self._rng)
-        for neighbour in free:
-            while len(neighbour.transfers) < window:
-                k = self._offloading.next_to_send(self, neighbour, self._rng)
-                if k is None:
-                    self._decline(neighbour)
-                    break
-                self._send(neighbour, k)
+        while free:  # one group each, so that nobody gets a window full while others have less
+            if len(free) > 1:
+                free = self._offloading.order(self, free, self._rng)
+            free = [m for m in free if self._gives(m) and len(m.transfers) < window]
 
-    def _decline(self, neighbour: Neighbour) -> None:
+    def _gives(self, neighbour: Neighbour) -> bool:
         """A policy that draws lots is asked again after its retry time, not at every event that happens by."""
-        accepts, retry_s = neighbour.accepts, self._offloading.retry_s
-        if retry_s > 0 and (self.output.oldest(accepts) or self.either.oldest(accepts)):
+        k, accepts = self._offloading.next_to_send(self, neighbour, self._rng), neighbour.accepts
+        if k is not None and (tasks := self._group(neighbour, k)):
+            self._send(neighbour, k, tasks)
+            return True
+        if self._offloading.retry_s > 0 and (self.output.oldest(accepts) or self.either.oldest(accepts)):
             neighbour.declined = True
-            self._effects.append(fx.SetTimer(f"reconsider {neighbour.name}", retry_s))
+            self._effects.append(fx.SetTimer(f"reconsider {neighbour.name}", self._offloading.retry_s))
+        return False
 
-    def _send(self, neighbour: Neighbour, k: int) -> None:
+    def _send(self, neighbour: Neighbour, k: int, tasks: int) -> None:
         self._transfers += 1
         self.memo.clear()
-        transfer = neighbour.transfers[self._transfers] = self._tasks.start_sending(k, self._group(neighbour, k))
+        transfer = neighbour.transfers[self._transfers] = self._tasks.start_sending(k, tasks)
         sent = [Task(t.data_id, t.attempt, k, t.payload_bytes, t.hops + 1, t.arm, t.seen) for _, t in transfer.tasks]
         neighbour.handed[k - 1] += len(sent)
         neighbour.input_queue += len(sent)
@@ -249,10 +248,12 @@ class WorkerCore(Standing):
 
     def _group(self, neighbour: Neighbour, k: int) -> int:
         """How many go together, if as many wait; of what could be computed here, whatever the policy's reason, no more
-        than leave the neighbour with as many as this worker: what moves together is not weighed task by task."""
-        evens_out = (self.backlogs[k - 1] - neighbour.backlogs[k - 1] - neighbour.handed[k - 1] + 1) // 2
-        limit = self._options.group_max
-        return max(1, min(limit, evens_out)) if k in self.hosted else limit
+        than leave the neighbour with as many as this worker: what moves together is not weighed task by task. 0: part
+        of a group is not worth a message to a neighbour that has a group to compute."""
+        evens_out = max(1, (self.backlogs[k - 1] - neighbour.backlogs[k - 1] - neighbour.handed[k - 1] + 1) // 2)
+        if k not in self.hosted:
+            return self._options.group_max
+        return 0 if evens_out < self.group(k) <= neighbour.input_queue else min(self._options.group_max, evens_out)
 
     def _start_compute(self) -> None:
         """Algorithm 1's first line: take the next task, from the output queue when there is no other."""
@@ -262,9 +263,7 @@ class WorkerCore(Standing):
         elif not self.input.counts[k - 1]:
             side = Side.EITHER
         if k is not None:
-            # As many as wait go together, but nobody who comes meanwhile waits long for them.
-            in_time = int(self._options.group_s / max(self._delays.segment_s(k), 1e-9))
-            tasks = self._tasks.start_computing(side, k, max(1, min(self._options.group_max, in_time)))
+            tasks = self._tasks.start_computing(side, k, self.group(k))
             if self._flood.ways:
                 self._dealt.note(k, len(tasks), self.name, self._now)
             self._effects.append(fx.RunSegment(k, tasks))

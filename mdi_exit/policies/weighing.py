@@ -116,11 +116,13 @@ def most_relieving(view: WorkerView, price_scale: float, kappa: float) -> tuple[
     """The largest (H[n][k] - c[k] H[n][k+1] + kappa k) / Gamma[n][k] of the runnable segments, and the segment.
 
     0 and None where each does more harm than good: what it makes waits already, in the end for links, as what ends data
-    here never does harm. Worked out once for as long as the queues stay as they are: every free link asks.
+    here never does harm. A whole group comes before a part of one, until a group's patience is over, as each costs the
+    same beside computing. Worked out once for as long as the queues stay as they are: every free link asks.
     """
     if (known := view.memo.get("most relieving")) is not None:
         return known
-    best, best_weight, best_turn = None, 0.0, 0.0
+    best, best_weight, best_turn = None, 0.0, (False, 0.0)
+    waiting, either = view.input.counts, view.either.counts
     backlogs, pays = view.backlogs, view.prices(view.name)
     for k in runnable(view):
         following = backlogs[k] + price_scale * pays[k] if k < view.exits else 0.0
@@ -130,7 +132,9 @@ def most_relieving(view: WorkerView, price_scale: float, kappa: float) -> tuple[
         if relief > 0 and _beyond_share(view, k):
             relief = max(0.0, relief - kappa * k - _AGAINST)
         delay_s = max(view.segment_delay_s(k), _SHORTEST_S)
-        turn = (relief + max(0, view.since_oldest(k) - _PATIENCE)) / delay_s
+        group, later = view.group(k), view.since_oldest(k)
+        whole = waiting[k - 1] + either[k - 1] >= group or later > _PATIENCE * group
+        turn = whole, (relief + max(0, later - _PATIENCE)) / delay_s
         if best is None or turn > best_turn:
             best, best_weight, best_turn = k, relief / delay_s, turn
     view.memo["most relieving"] = best_weight, best
