@@ -142,12 +142,22 @@ class TestGroups:
         sent = of(core.handle(ev.TasksArrived(tuple(map(task, range(8))), None, 0), 0.0), fx.SendTasks)
         assert [len(each.tasks) for each in sent] == [4, 1]
 
-    @pytest.mark.parametrize(("waiting", "sent"), [(0, 4), (3, 3), (4, 0), (99, 0)])
+    @pytest.mark.parametrize(("waiting", "sent"), [(0, 4), (3, 3), (4, 0)])
     def test_part_of_a_group_goes_only_to_who_has_no_group_to_compute(self, waiting: int, sent: int) -> None:
         core = worker("m", offloading=BackPressure(), options=WorkerOptions(group_max=4, group_s=1.0))
         core.handle(ev.ReportReceived(report("m", waiting=waiting)), 0.0)
         effects = core.handle(ev.TasksArrived(tuple(map(task, range(9))), None, 0), 0.0)
         assert [len(each.tasks) for each in of(effects, fx.SendTasks)] == [sent] * bool(sent)
+        if not sent:
+            effects = core.handle(ev.ReportReceived(report("m", waiting=0, sequence=2)), 0.0)
+            assert len(only(effects, fx.SendTasks).tasks) == 3, "of five, as four are being computed"
+
+    def test_what_is_not_worth_a_message_keeps_no_link_from_what_must_go(self) -> None:
+        core = worker("m", hosted=(1, 2), offloading=BackPressure(), options=WorkerOptions(group_max=4, group_s=1.0))
+        core.handle(ev.ReportReceived(report("m", waiting=4)), 0.0)
+        core.handle(ev.TasksArrived(tuple(map(task, range(9))), None, 0), 0.0)
+        effects = core.handle(ev.TasksArrived((task(20, k=3),), "m", 1), 0.0)
+        assert [each.k for each in only(effects, fx.SendTasks).tasks] == [3]
 
     def test_free_links_get_a_group_each_before_one_gets_two(self) -> None:
         core = worker("a", "b", offloading=BackPressure(), options=WorkerOptions(link_window=4))
@@ -242,9 +252,7 @@ class TestNeighbours:
         assert sent.to == "m" and sent.report.waiting == (1, 0, 0)
 
     @pytest.mark.parametrize(("tasks", "told"), [(7, []), (8, [4]), (9, [4]), (20, [10, 5])])
-    def test_neighbours_are_told_between_times_when_half_of_what_they_believe_in_is_gone(
-        self, tasks: int, told: list[int]
-    ) -> None:
+    def test_who_believes_in_twice_what_waits_here_is_told_between_times(self, tasks: int, told: list[int]) -> None:
         core = worker("m", "o", offloading=KEEP, options=WorkerOptions(group_max=1))
         effects = core.handle(ev.TasksArrived(tuple(task(i) for i in range(tasks)), "m", 1), 0.0)
         assert sum(only(effects, fx.Acknowledge).report.waiting) == tasks
@@ -252,7 +260,25 @@ class TestNeighbours:
         while runs := of(effects, fx.RunSegment):
             reports += of(effects, fx.SendReport)
             effects = done(core, runs[0], SURE)
-        assert [(each.to, sum(each.report.waiting)) for each in reports] == [(m, n) for n in told for m in ("m", "o")]
+        assert [(each.to, sum(each.report.waiting)) for each in reports] == [("m", n) for n in told], "o knows of none"
+
+    def test_a_queue_that_empties_by_hand_overs_is_told_between_times_too(self) -> None:
+        core = worker("m", hosted=(1,), offloading=KEEP, options=WorkerOptions(group_max=16, link_window=1))
+        core.handle(ev.TasksArrived((task(99, k=2),), "m", 1), 0.0)
+        sent = only(core.handle(ev.TasksArrived((), "m", 2), 0.0), fx.Acknowledge) and 1
+        effects = core.handle(ev.TasksArrived(tuple(task(i, k=2) for i in range(9)), "m", 3), 0.0)
+        assert sum(only(effects, fx.Acknowledge).report.output) == 9 and not of(effects, fx.SendReport)
+        effects = core.handle(ev.TasksDelivered("m", sent, 0.01, report("m")), 0.0)
+        assert len(only(effects, fx.SendTasks).tasks) == 9
+        assert sum(only(effects, fx.SendReport).report.output) == 0
+
+    def test_what_only_an_acknowledgement_told_is_put_right_by_gossip(self) -> None:
+        core = worker("m", offloading=KEEP)
+        assert of(core.handle(ev.TimerFired("gossip"), 0.0), fx.SendReport)
+        run = only(core.handle(ev.TasksArrived((task(1), task(2)), "m", 1), 0.0), fx.RunSegment)
+        done(core, only(done(core, run, SURE), fx.RunSegment), SURE)
+        assert sum(only(core.handle(ev.TimerFired("gossip"), 0.0), fx.SendReport).report.waiting) == 0
+        assert not of(core.handle(ev.TimerFired("gossip"), 0.0), fx.SendReport)
 
     def test_what_gossip_has_told_is_not_told_again_between_times(self) -> None:
         core = worker("m", offloading=KEEP, options=WorkerOptions(group_max=1))

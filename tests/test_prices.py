@@ -291,7 +291,7 @@ def test_noise_is_not_told_where_many_flows_are_as_good() -> None:
 def test_prices_reach_everybody_also_over_lossy_links_and_after_a_crash() -> None:
     settings_ = {
         "topology": "5-node-mesh", "offloading": "dual_backpressure", "admission": "fill_queue", "duration_s": 8.0,
-        "drain_s": 60.0,
+        "drain_s": 200.0,
     }  # fmt: skip
     churn = (Churn(2.0, "n3", "crash"), Churn(4.0, "n3", "join"))
     experiment = dataclasses.replace(load_experiment("find-rate", settings_), churn=churn)

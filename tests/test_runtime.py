@@ -133,12 +133,30 @@ def mesh(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Done:
         for name, pid in progress.pids.items():
             maps[name] = Path(f"/proc/{pid}/maps").read_text()
 
-    done = carry_out(cluster, tmp_path_factory.mktemp("mesh"), look, topology="3-node-mesh", data_max=150, **BUSY)
+    # At more than two of them can do (54 per s each): whoever is not needed gets nothing.
+    admission = {**BUSY["admission"], "first_interarrival_s": 1 / 140, "interarrival_min_s": 1 / 140}
+    busy: dict[str, Any] = {**BUSY, "admission": admission}
+    done = carry_out(cluster, tmp_path_factory.mktemp("mesh"), look, topology="3-node-mesh", data_max=150, **busy)
     assert set(maps) == {"n1", "n2", "n3"}
     for name, loaded in maps.items():
         assert "onnxruntime" in loaded and "torch" not in loaded and "/scipy/" not in loaded, name
         assert not threads_memory(loaded), f"{name}: a thread's own memory is given back and taken anew, group by group"
     return done
+
+
+@pytest.mark.parametrize("pools", ["1", "4"])
+def test_memory_of_single_threads_is_recognised(pools: str) -> None:
+    program = """if True:
+        import threading
+        def work():
+            kept = [bytearray(10_000) for _ in range(100)]
+            print(open("/proc/self/maps").read())
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()"""
+    environment = {**os.environ, "MALLOC_ARENA_MAX": pools}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert bool(threads_memory(done.stdout)) == (pools != "1")
 
 
 def threads_memory(maps: str) -> list[str]:

@@ -26,10 +26,10 @@ _CATCH_UP_S = 0.5  # how far behind its schedule a late driver may admit in a hu
 @dataclass(slots=True)
 class _InFlight:
     admitted_s: float  # or, when data come from outside, when it arrived
-    attempt: int  # -1 before the first submission
-    failures: int  # missed deadlines and errors; a copy asked for because a worker died is nobody's failure
-    deadline_s: float
     arm: int  # of all its attempts
+    attempt: int = -1  # before the first submission
+    failures: int = 0  # missed deadlines and errors; a copy asked for because a worker died is nobody's failure
+    deadline_s: float = 0.0
     worker_lost: bool = False  # the deadline was brought forward because a worker died
 
 
@@ -142,7 +142,7 @@ class ControllerCore:
 
     def _admit_next(self, admitted_s: float) -> None:
         arm = self._learner.choose(self._learned) if self._learner else 0
-        self._submit(self._offered, _InFlight(admitted_s, attempt=-1, failures=0, deadline_s=0.0, arm=arm))
+        self._submit(self._offered, _InFlight(admitted_s, arm))
         self.first_segment += 1  # until the next observation
         self._admitted += 1
         self._count_offered()

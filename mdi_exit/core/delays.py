@@ -43,8 +43,7 @@ class Delays:
 
     def continuation(self, k: int) -> float:
         """c[k] as seen here; 1 before anything was."""
-        computed = self._computed[k - 1]
-        return self._went_on[k - 1] / computed if computed else 1.0
+        return self._went_on[k - 1] / self._computed[k - 1] if self._computed[k - 1] else 1.0
 
     def measurement(self, worker: str, epoch: int, neighbours: Iterable[Neighbour]) -> Measurement:
         """All of it, for the source."""

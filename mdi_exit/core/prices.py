@@ -38,8 +38,10 @@ class PriceDesk:
     def handle(self, event: ev.ControllerEvent) -> list[fx.ControllerEffect]:
         """Take in measurements, prices, deaths and arrivals of workers."""
         if isinstance(event, ev.MeasurementsArrived):
-            for measured in event.measurements:
-                self._learn(measured)
+            for new in event.measurements:
+                known = self._known.get(new.worker)
+                if known is None or (new.epoch, new.sequence) > (known.epoch, known.sequence):
+                    self._known[new.worker] = new
         elif isinstance(event, ev.WorkerLost | ev.WorkerLeft):
             self._lost[event.worker] = None
             self._known.pop(event.worker, None)
@@ -56,11 +58,6 @@ class PriceDesk:
             self._prices = replace(event.prices, version=self._prices.version + 1)
             return [fx.SetPrices(self._prices)]
         return []
-
-    def _learn(self, measured: Measurement) -> None:
-        before = self._known.get(measured.worker)
-        if before is None or (measured.epoch, measured.sequence) > (before.epoch, before.sequence):
-            self._known[measured.worker] = measured
 
     def _solve_soon(self) -> list[fx.ControllerEffect]:
         self._stale = True  # while an answer is under way, until the next look

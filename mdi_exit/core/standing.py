@@ -65,8 +65,7 @@ class Standing:
 
     def group(self, k: int) -> int:
         """Return how many tasks for segment k are computed together: nobody who comes meanwhile waits long for them."""
-        in_time = int(self._options.group_s / max(self.segment_delay_s(k), 1e-9))
-        return max(1, min(self._options.group_max, in_time))
+        return max(1, min(self._options.group_max, int(self._options.group_s / max(self.segment_delay_s(k), 1e-9))))
 
     def threshold(self, k: int) -> float:
         """Return T_e^k, k = 1..K-1."""

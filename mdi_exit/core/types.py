@@ -180,7 +180,7 @@ class WorkerOptions:
     group_max: int = 1  # tasks of one segment computed or sent together; 1 is the paper's behaviour
     group_s: float = 0.02  # a group is no larger than is computed in this time, as far as is known
     link_window: int = 1  # groups under way per link; 1 means a link is free again when the last one is acknowledged
-    gossip_s: float = 0.05  # how often a changed report is sent to neighbours
+    gossip_s: float = 0.05  # how often a changed report is sent to neighbours; sooner to whom the last one misleads
     measure_s: float = 1.0  # how often what was measured is sent to the source, where prices are used
     delay_weight: float = 0.1  # weight of a new sample in the running means Gamma_n and D_nm (reconstructed)
     compute_delay_s: float = 0.0  # first estimate of Gamma_n, before anything was measured

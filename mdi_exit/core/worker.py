@@ -14,7 +14,7 @@ Rules that no policy can break, so that nothing is lost and nobody idles (but on
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mdi_exit.core import effects as fx
@@ -75,6 +75,7 @@ class WorkerCore(Standing):
             self._start_sends()
         if not self._tasks.computing and any(self.backlogs):
             self._start_compute()
+        self._tell(self._gossip.misled(self._tasks, self._neighbours.routes.report_to))
         return self._effects
 
     @property
@@ -96,7 +97,9 @@ class WorkerCore(Standing):
         if event.sender is None:
             self.admitted += len(event.tasks)
         else:
-            self._effects.append(fx.Acknowledge(event.sender, event.transfer_id, accepted, self._report()))
+            self._effects.append(
+                fx.Acknowledge(event.sender, event.transfer_id, accepted, self._report([event.sender]))
+            )
 
     def _take_custody(self, task: Task, arrival: Arrival) -> None:
         if (key := task.key) in self._tasks:
@@ -190,7 +193,7 @@ class WorkerCore(Standing):
         if verb == "gossip":
             self._effects.append(self._next_gossip)
             if self._gossip.worth_telling(self._tasks, self._versions):
-                self._tell_neighbours()
+                self._tell(self._neighbours.routes.report_to)
         elif verb == "measure":
             self._effects.append(fx.SetTimer("measure", self._options.measure_s))
             self._pass_on(ev.MeasurementsArrived((self._delays.measurement(self.name, self._epoch, self._neighbours),)))
@@ -201,9 +204,10 @@ class WorkerCore(Standing):
                 neighbour.quarantined = False
                 self._effects += self._results.retry()
 
-    def _tell_neighbours(self) -> None:
-        report = self._report()
-        self._effects += [fx.SendReport(name, report) for name in self._neighbours.routes.report_to]
+    def _tell(self, neighbours: Sequence[str]) -> None:
+        if neighbours:
+            report = self._report(neighbours)
+            self._effects += [fx.SendReport(name, report) for name in neighbours]
 
     def _pass_on(self, event: ev.MeasurementsArrived) -> None:
         """Measurements travel as results do, but nobody keeps them while no way is open: there will be newer ones."""
@@ -224,20 +228,21 @@ class WorkerCore(Standing):
             free = [m for m in free if self._gives(m) and len(m.transfers) < window]
 
     def _gives(self, neighbour: Neighbour) -> bool:
-        """A policy that draws lots is asked again after its retry time, not at every event that happens by."""
+        """Hand over what the policy says, if anything, and say whether. A policy that draws lots is asked again after
+        its retry time, not at every event that happens by."""
         k, accepts = self._offloading.next_to_send(self, neighbour, self._rng), neighbour.accepts
-        if k is not None and (tasks := self._group(neighbour, k)):
-            self._send(neighbour, k, tasks)
+        if k is not None:
+            self._send(neighbour, k)
             return True
         if self._offloading.retry_s > 0 and (self.output.oldest(accepts) or self.either.oldest(accepts)):
             neighbour.declined = True
             self._effects.append(fx.SetTimer(f"reconsider {neighbour.name}", self._offloading.retry_s))
         return False
 
-    def _send(self, neighbour: Neighbour, k: int, tasks: int) -> None:
+    def _send(self, neighbour: Neighbour, k: int) -> None:
         self._transfers += 1
         self.memo.clear()
-        transfer = neighbour.transfers[self._transfers] = self._tasks.start_sending(k, tasks)
+        transfer = neighbour.transfers[self._transfers] = self._tasks.start_sending(k, self._parcel(neighbour, k))
         sent = [Task(t.data_id, t.attempt, k, t.payload_bytes, t.hops + 1, t.arm, t.seen) for _, t in transfer.tasks]
         neighbour.handed[k - 1] += len(sent)
         neighbour.input_queue += len(sent)
@@ -246,14 +251,11 @@ class WorkerCore(Standing):
             self._dealt.note(k, len(sent), neighbour.name, self._now)
         self._effects.append(fx.SendTasks(neighbour.name, self._transfers, tuple(sent)))
 
-    def _group(self, neighbour: Neighbour, k: int) -> int:
+    def _parcel(self, neighbour: Neighbour, k: int) -> int:
         """How many go together, if as many wait; of what could be computed here, whatever the policy's reason, no more
-        than leave the neighbour with as many as this worker: what moves together is not weighed task by task. 0: part
-        of a group is not worth a message to a neighbour that has a group to compute."""
-        evens_out = max(1, (self.backlogs[k - 1] - neighbour.backlogs[k - 1] - neighbour.handed[k - 1] + 1) // 2)
-        if k not in self.hosted:
-            return self._options.group_max
-        return 0 if evens_out < self.group(k) <= neighbour.input_queue else min(self._options.group_max, evens_out)
+        than leave the neighbour with as many as this worker: what moves together is not weighed task by task."""
+        evens_out = (self.backlogs[k - 1] - neighbour.backlogs[k - 1] - neighbour.handed[k - 1] + 1) // 2
+        return max(1, min(self._options.group_max, evens_out)) if k in self.hosted else self._options.group_max
 
     def _start_compute(self) -> None:
         """Algorithm 1's first line: take the next task, from the output queue when there is no other."""
@@ -267,8 +269,6 @@ class WorkerCore(Standing):
             if self._flood.ways:
                 self._dealt.note(k, len(tasks), self.name, self._now)
             self._effects.append(fx.RunSegment(k, tasks))
-            if self._gossip.overdue(self._tasks):
-                self._tell_neighbours()
 
     def _discard(self, keys: list[TaskKey]) -> None:
         if keys:
@@ -291,5 +291,5 @@ class WorkerCore(Standing):
     def _versions(self) -> tuple[int, int]:
         return self._flood.thresholds.version, self._flood.prices.prices.version
 
-    def _report(self) -> WorkerReport:
-        return self._gossip.report(self._tasks, self.compute_delay_s, self._versions)
+    def _report(self, to: Sequence[str]) -> WorkerReport:
+        return self._gossip.report(self._tasks, self.compute_delay_s, self._versions, to)

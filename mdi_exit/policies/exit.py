@@ -41,7 +41,7 @@ class DriftPlusPenalty(_EachForItself):
             raise ValueError("v must be above 0")
 
     def decide(self, task: Task, reading: ExitReading, view: ExitView) -> ExitDecision:
-        threshold = min(view.threshold(task.k), 1 - view.backlogs[task.k] / self.v)
+        threshold = min(view.threshold(task.k), 1 - view.backlogs[task.k] / self.v)  # Q[n][k + 1]
         return ExitDecision.LEAVE if reading.confidence > threshold else ExitDecision.GO_ON
 
 

@@ -22,6 +22,7 @@ _SHORT_OF = 0.01  # a share that small is the solver's noise
 # For its turn a queue counts one more for each task beyond so many that came after its first: few wait for late
 # segments, for long.
 _PATIENCE = 24
+_PATIENCE_MAX = 400  # of such tasks, before part of a group runs before whole ones
 _SHORTEST_S = 1e-4  # a hand-over that was never measured, or took next to no time, counts as long as this
 
 
@@ -60,6 +61,9 @@ def worth_sending(
         else:  # half of what is on its way will be done as it comes; on the air `backpressure` bounds it
             weight -= neighbour.handed[i] / 2
         if k in view.hosted:  # what cannot be computed here must go
+            ahead = here[i] - there[i] - neighbour.handed[i]  # half of it evens out the queues
+            if ahead < 2 * (group := view.group(k)) - 1 and 1 < group <= neighbour.input_queue:
+                continue  # part of a group is not worth a message to who has as many tasks as a group to compute
             weight -= theta
             if weight > 0 and kappa is not None and view.beside_s:
                 weight -= _computed_meanwhile(view, most_relieving(view, price_scale, kappa)[0], k)
@@ -133,7 +137,7 @@ def most_relieving(view: WorkerView, price_scale: float, kappa: float) -> tuple[
             relief = max(0.0, relief - kappa * k - _AGAINST)
         delay_s = max(view.segment_delay_s(k), _SHORTEST_S)
         group, later = view.group(k), view.since_oldest(k)
-        whole = waiting[k - 1] + either[k - 1] >= group or later > _PATIENCE * group
+        whole = (waiting[k - 1] or either[k - 1]) >= group or later > min(_PATIENCE * group, _PATIENCE_MAX)
         turn = whole, (relief + max(0, later - _PATIENCE)) / delay_s
         if best is None or turn > best_turn:
             best, best_weight, best_turn = k, relief / delay_s, turn
