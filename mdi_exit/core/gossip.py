@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mdi_exit.core.custody import Custody
 from mdi_exit.core.types import WorkerReport
 
-_HEARTBEAT_TICKS = 20  # an unchanged report is still sent every so many gossip periods, so that lost news is repaired
+_HEARTBEAT = 20  # an unchanged report is still sent every so many gossip periods, so that lost news is repaired
 _STALE = 8  # tasks: who believes in fewer hears soon enough with the next period
 
 
@@ -33,10 +33,11 @@ class Gossip:
         return WorkerReport(self._name, self._made, self._epoch, *known)
 
     def worth_telling(self, tasks: Custody, versions: tuple[int, int]) -> bool:
-        """Say, once per gossip period, whether anything is not as was told, or a heartbeat is due."""
+        """Say, once per gossip period, whether anything changed, somebody may take an idle worker for a busy one, or a
+        heartbeat is due."""
         self._ticks += 1
         state = (tasks.input.length, tasks.output.length, tasks.either.length, *versions)
-        if telling := state != self._told or self._highest > sum(tasks.backlogs) or self._ticks % _HEARTBEAT_TICKS == 0:
+        if telling := state != self._told or self._highest > 0 == sum(tasks.backlogs) or self._ticks % _HEARTBEAT == 0:
             self._told, self._highest = state, 0
         return telling
 
