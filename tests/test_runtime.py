@@ -26,6 +26,7 @@ import psutil
 import pytest
 
 from mdi_exit import compute, journal
+from mdi_exit.compiled import is_compiled
 from mdi_exit.config import Experiment
 from mdi_exit.config.load import load_experiment
 from mdi_exit.core import effects as fx
@@ -56,8 +57,10 @@ BUSY: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with local_cluster() as started:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """From a folder of its own: Ray has workers import from where its driver is, which must not be these sources when
+    what is installed, and compiled, is to be tested."""
+    with contextlib.chdir(tmp_path_factory.mktemp("elsewhere")), local_cluster() as started:
         yield started
 
 
@@ -140,6 +143,7 @@ def mesh(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Done:
     assert set(maps) == {"n1", "n2", "n3"}
     for name, loaded in maps.items():
         assert "onnxruntime" in loaded and "torch" not in loaded and "/scipy/" not in loaded, name
+        assert ("__mypyc.cpython" in loaded) == is_compiled(), name
         assert not threads_memory(loaded), f"{name}: a thread's own memory is given back and taken anew, group by group"
     return done
 
