@@ -264,11 +264,10 @@ class TestNeighbours:
 
     def test_a_queue_that_empties_by_hand_overs_is_told_between_times_too(self) -> None:
         core = worker("m", hosted=(1,), offloading=KEEP, options=WorkerOptions(group_max=16, link_window=1))
-        core.handle(ev.TasksArrived((task(99, k=2),), "m", 1), 0.0)
-        sent = only(core.handle(ev.TasksArrived((), "m", 2), 0.0), fx.Acknowledge) and 1
+        sent = only(core.handle(ev.TasksArrived((task(99, k=2),), "m", 1), 0.0), fx.SendTasks)
         effects = core.handle(ev.TasksArrived(tuple(task(i, k=2) for i in range(9)), "m", 3), 0.0)
         assert sum(only(effects, fx.Acknowledge).report.output) == 9 and not of(effects, fx.SendReport)
-        effects = core.handle(ev.TasksDelivered("m", sent, 0.01, report("m")), 0.0)
+        effects = core.handle(ev.TasksDelivered("m", sent.transfer_id, 0.01, report("m")), 0.0)
         assert len(only(effects, fx.SendTasks).tasks) == 9
         assert sum(only(effects, fx.SendReport).report.output) == 0
 

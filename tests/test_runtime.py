@@ -60,8 +60,10 @@ BUSY: dict[str, Any] = {
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """From a folder of its own: Ray has workers import from where its driver is, which must not be these sources when
     what is installed, and compiled, is to be tested."""
-    with contextlib.chdir(tmp_path_factory.mktemp("elsewhere")), local_cluster() as started:
-        yield started
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        with local_cluster() as started:
+            yield started
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,8 @@ _ENVIRONMENT = {
     # that computes halves what they do. They are as nice as the program that started them.
     "RAY_worker_niceness": "0",
     # A worker computes in a thread, and each thread has a pool of memory of its own by default, of which glibc gives
-    # whole pieces back and takes them anew, whatever `compute.open_runner` says. In some runs each group of tasks came
-    # to a piece's edge: 180,000 pages a second, and half the rate.
+    # whole pieces back and takes them anew, whatever `compute.open_runner` says. In some runs each group of tasks comes
+    # to a piece's edge, and the system hands out its memory anew, zeroed page by page, for much of the time.
     "MALLOC_ARENA_MAX": "1",
     # Ray prints a page to the terminal when an actor is killed; we say it in a line, in the run's notes.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
